@@ -1,0 +1,83 @@
+//! What was expected, what was presented, and where: the unit of every explanation.
+
+use std::fmt;
+
+use crate::policy::PolicyRef;
+use crate::reason::Reason;
+
+/// One mismatch.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    /// The stable reason.
+    pub reason: Reason,
+    /// The field, as operators write it: `rtmr[2]`, `tcbInfo.nextUpdate`, `PCK certificate`.
+    pub field: String,
+    /// What would have been accepted.
+    pub expected: String,
+    /// What was there.
+    pub presented: String,
+}
+
+impl Finding {
+    /// A finding about `field`.
+    pub fn new(
+        reason: Reason,
+        field: impl Into<String>,
+        expected: impl Into<String>,
+        presented: impl Into<String>,
+    ) -> Self {
+        Self { reason, field: field.into(), expected: expected.into(), presented: presented.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} is {}, accepted: {}", self.reason, self.field, self.presented, self.expected)
+    }
+}
+
+impl std::error::Error for Finding {}
+
+/// A refusal of a peer, with everything that explains it.
+///
+/// The first finding decides the reason; the others are what else is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Denial {
+    /// The reason that decides alert, status and label.
+    pub reason: Reason,
+    /// The policy that was not met, with the path of its rule, if it was a policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyRef>,
+    /// The rule inside the policy, for example `anyOf[0].tdx`; empty when there is none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rule: String,
+    /// Every mismatch that was found; never empty.
+    pub findings: Vec<Finding>,
+}
+
+impl From<Finding> for Denial {
+    fn from(finding: Finding) -> Self {
+        Self { reason: finding.reason, policy: None, rule: String::new(), findings: vec![finding] }
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(policy) = &self.policy {
+            write!(f, "policy {policy}")?;
+            if !self.rule.is_empty() {
+                write!(f, ", {}", self.rule)?;
+            }
+            f.write_str(": ")?;
+        }
+        for (i, finding) in self.findings.iter().enumerate() {
+            if i > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{finding}")?;
+        }
+        write!(f, " ({})", self.reason.remedy())
+    }
+}
+
+impl std::error::Error for Denial {}
