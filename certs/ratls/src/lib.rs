@@ -1,1 +1,30 @@
-//! placeholder
+//! # RA-TLS: evidence in X.509, and TLS that insists on it
+//!
+//! **Enters**: keys, evidence, a trust domain's bundle, and somebody who judges
+//! peers. **Leaves**: certificates that carry evidence bound to their key, and
+//! rustls configurations that refuse a peer in the handshake with a TLS alert.
+//!
+//! **Guaranteed**: TLS 1.3 only, no resumption, no tickets, no early data, the
+//! application protocol is agreed; a peer is judged on every handshake; the
+//! evidence binds the very key that the handshake proved. State machines here
+//! take the time as a value and do no I/O.
+
+pub mod binding;
+pub mod bundle;
+pub mod ca;
+pub mod cmw;
+pub mod csr;
+pub mod extension;
+pub mod identity;
+pub mod key;
+pub mod peer;
+pub mod rotation;
+pub mod spiffe;
+pub mod svid;
+pub mod tls;
+
+pub use bundle::Bundle;
+pub use ca::Authority;
+pub use identity::Identity;
+pub use peer::{Admission, Judge, Presented};
+pub use spiffe::{IdPattern, SpiffeId, TrustDomain};
