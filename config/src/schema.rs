@@ -1,0 +1,1 @@
+//! JSON Schema, generated from the Rust types, and the structural check by it.
