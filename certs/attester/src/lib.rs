@@ -67,6 +67,9 @@ pub enum Error {
     /// The device answered something that it must not.
     #[error("{driver}: {0}", driver = .1)]
     Protocol(String, &'static str),
+    /// A cryptographic operation of an emulated platform failed.
+    #[error("emulated: cannot {0}")]
+    Crypto(&'static str),
 }
 
 /// What a driver found on this machine.

@@ -1,1 +1,0 @@
-//! Emulated platforms: TDX and SEV-SNP machines with a vendor of their own.
