@@ -1,1 +1,1 @@
-//! placeholder
+//! # Tests: the harness

@@ -1,0 +1,138 @@
+//! The house and its rules: dependencies run one way, and stay light.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Who may depend on whom, inside the workspace (docs/architecture.md). An entry
+/// is the whole list: a crate that is not named here may not be used.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("countersign-evidence", &[]),
+    ("countersign-attester", &["countersign-evidence"]),
+    ("countersign-ratls", &["countersign-evidence"]),
+    ("countersign-config", &["countersign-evidence", "countersign-attester", "countersign-ratls"]),
+    ("countersign-wire", &["countersign-evidence", "countersign-ratls", "countersign-config"]),
+    (
+        "countersign-control-plane",
+        &[
+            "countersign-evidence",
+            "countersign-attester",
+            "countersign-ratls",
+            "countersign-config",
+            "countersign-wire",
+        ],
+    ),
+    ("countersign-net", &[]),
+    (
+        "countersign-proxy",
+        &[
+            "countersign-evidence",
+            "countersign-attester",
+            "countersign-ratls",
+            "countersign-config",
+            "countersign-wire",
+            "countersign-net",
+        ],
+    ),
+    (
+        "countersign",
+        &[
+            "countersign-evidence",
+            "countersign-attester",
+            "countersign-ratls",
+            "countersign-config",
+            "countersign-wire",
+        ],
+    ),
+];
+
+/// What the sidecar must never compile, not even for its tests.
+const TOO_HEAVY_FOR_THE_SIDECAR: &[&str] = &[
+    "k8s-openapi",
+    "kube",
+    "kube-client",
+    "gateway-api",
+    "cel",
+    "regorus",
+    "cedar-policy",
+    "redb",
+    "etcd-client",
+];
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .args(["--filter-platform", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo metadata runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
+}
+
+/// Package name by id, and the normal and build dependencies (ids) of each id.
+fn graph(metadata: &Value, with_dev: bool) -> (BTreeMap<String, String>, BTreeMap<String, BTreeSet<String>>) {
+    let names = metadata["packages"]
+        .as_array()
+        .expect("packages")
+        .iter()
+        .map(|p| (p["id"].as_str().unwrap().to_owned(), p["name"].as_str().unwrap().to_owned()))
+        .collect();
+    let edges = metadata["resolve"]["nodes"]
+        .as_array()
+        .expect("nodes")
+        .iter()
+        .map(|node| {
+            let uses = node["deps"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|dep| {
+                    with_dev || dep["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"] != "dev")
+                })
+                .map(|dep| dep["pkg"].as_str().unwrap().to_owned())
+                .collect();
+            (node["id"].as_str().unwrap().to_owned(), uses)
+        })
+        .collect();
+    (names, edges)
+}
+
+#[test]
+fn dependencies_run_one_way() {
+    let metadata = metadata();
+    let (names, edges) = graph(&metadata, false);
+    let ours: BTreeSet<&str> = ALLOWED.iter().map(|(name, _)| *name).collect();
+    for (id, uses) in &edges {
+        let name = names[id].as_str();
+        let Some((_, allowed)) = ALLOWED.iter().find(|(crate_name, _)| *crate_name == name) else { continue };
+        for used in uses.iter().map(|id| names[id].as_str()).filter(|used| ours.contains(used)) {
+            assert!(allowed.contains(&used), "{name} must not depend on {used}: see docs/architecture.md");
+        }
+    }
+}
+
+#[test]
+fn the_sidecar_and_its_tests_stay_light() {
+    let metadata = metadata();
+    let (names, normal) = graph(&metadata, false);
+    let (_, all) = graph(&metadata, true);
+    let proxy = names.iter().find(|(_, name)| *name == "countersign-proxy").expect("the proxy").0;
+    // The proxy's own dev-dependencies count; those of its dependencies are not built.
+    let mut open: Vec<&String> = all[proxy].iter().collect();
+    let mut seen: BTreeSet<&String> = open.iter().copied().collect();
+    while let Some(id) = open.pop() {
+        for next in &normal[id] {
+            if seen.insert(next) {
+                open.push(next);
+            }
+        }
+    }
+    let heavy: Vec<&str> = seen
+        .iter()
+        .map(|id| names[*id].as_str())
+        .filter(|name| TOO_HEAVY_FOR_THE_SIDECAR.contains(name))
+        .collect();
+    assert!(heavy.is_empty(), "the sidecar compiles {heavy:?}");
+}
