@@ -4,12 +4,14 @@
 //! After that a verification only looks things up and compares times.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rustls_pki_types::UnixTime;
 
 use crate::anchors::Anchors;
 use crate::claims::Window;
 use crate::finding::Finding;
+use crate::x509::{Certificate, Crl};
 
 /// A file as it was fetched: its content says what it is.
 ///
@@ -49,6 +51,8 @@ pub struct Mark {
 pub struct Collateral {
     /// SHA-256 over the items it was made from: what it is, for caches and logs.
     id: [u8; 32],
+    certificates: Vec<Arc<Certificate>>,
+    crls: Vec<Arc<Crl>>,
 }
 
 /// What came of appraising a set of items.
@@ -90,6 +94,20 @@ impl Collateral {
     #[must_use]
     pub const fn id(&self) -> &[u8; 32] {
         &self.id
+    }
+
+    /// All certificates that came with the items, each once, of all vendors.
+    /// They are parsed; a path through them must still be validated, with
+    /// [`find_path`](crate::x509::find_path).
+    pub(crate) fn certificates(&self) -> &[Arc<Certificate>] {
+        &self.certificates
+    }
+
+    /// The newest revocation list that `issuer` signed, whose issuer's path to
+    /// an anchor and signature were verified. Its window must still be compared
+    /// with the time, and its root with that of the chain in question.
+    pub(crate) fn crl_for(&self, issuer: &Certificate) -> Option<&Arc<Crl>> {
+        self.crls.iter().find(|crl| crl.signer() == issuer.fingerprint())
     }
 
     /// Everything that is in it, sorted.
