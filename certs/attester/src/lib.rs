@@ -7,7 +7,16 @@
 //! platforms produce byte-true evidence under a vendor PKI of their own, which
 //! only a policy that names its root accepts.
 
+mod configfs_tsm;
 pub mod emulated;
+mod gramine;
+mod ioctl;
+mod machine;
+mod pause;
+mod sev_guest;
+mod tdx_guest;
+
+pub use pause::{Pause, Sleep};
 
 use std::fmt;
 use std::path::Path;
@@ -83,12 +92,52 @@ pub struct Detection {
     pub missing: Vec<String>,
 }
 
+/// The drivers, fastest first. For TDX the kernel's own interface comes second:
+/// it looks once a second whether the host has answered.
+#[derive(Clone, Copy)]
+enum Driver {
+    TdxGuest,
+    ConfigfsTsm(Tee),
+    SevGuest,
+    Gramine,
+}
+
+const DRIVERS: [Driver; 5] = [
+    Driver::TdxGuest,
+    Driver::ConfigfsTsm(Tee::Tdx),
+    Driver::ConfigfsTsm(Tee::SevSnp),
+    Driver::SevGuest,
+    Driver::Gramine,
+];
+
+impl Driver {
+    fn detect(self, root: &Path) -> Detection {
+        match self {
+            Self::TdxGuest => tdx_guest::detect(root),
+            Self::ConfigfsTsm(tee) => configfs_tsm::detect(root, tee),
+            Self::SevGuest => sev_guest::detect(root),
+            Self::Gramine => gramine::detect(root),
+        }
+    }
+
+    fn open(self, root: &Path) -> Result<Arc<dyn Attester>, Error> {
+        match self {
+            Self::TdxGuest => tdx_guest::open(root),
+            Self::ConfigfsTsm(tee) => Ok(configfs_tsm::open(root, tee)),
+            Self::SevGuest => sev_guest::open(root),
+            Self::Gramine => Ok(gramine::open(root)),
+        }
+    }
+}
+
 /// Asks every driver about the machine whose file system starts at `root`
-/// (`/`, or a fake tree in tests). The fastest usable driver comes first.
+/// (`/`, or a fake tree in tests). The usable drivers come first, the fastest
+/// of them at the very front.
 #[must_use]
 pub fn detect(root: &Path) -> Vec<Detection> {
-    let _ = root;
-    todo!()
+    let mut detections: Vec<_> = DRIVERS.iter().map(|driver| driver.detect(root)).collect();
+    detections.sort_by_key(|detection| !detection.missing.is_empty());
+    detections
 }
 
 /// Opens the first driver that is ready.
@@ -96,6 +145,21 @@ pub fn detect(root: &Path) -> Vec<Detection> {
 /// # Errors
 /// When none is, with what each of them misses.
 pub fn open(root: &Path) -> Result<Arc<dyn Attester>, Error> {
-    let _ = root;
-    todo!()
+    let mut missing = Vec::new();
+    for driver in DRIVERS {
+        let detection = driver.detect(root);
+        if detection.missing.is_empty() {
+            match driver.open(root) {
+                Ok(attester) => return Ok(attester),
+                Err(error) => missing.push(error.to_string()),
+            }
+        } else {
+            let what = detection.missing.join("; ");
+            missing.push(format!("{} ({}): {what}", detection.driver, detection.tee));
+        }
+    }
+    Err(Error::Unavailable { driver: "any driver", missing: missing.join(" | ") })
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,6 @@ mod amd;
 mod collateral;
 mod intel;
 mod key;
-mod pause;
 mod quote;
 mod report;
 mod spec;
@@ -28,7 +27,6 @@ mod vendor;
 mod x509;
 
 pub use collateral::{CollateralSpec, SvnLevel, TcbLevel};
-pub use pause::{Pause, Sleep};
 pub use quote::{EmulatedSgx, EmulatedTdx};
 pub use report::EmulatedSnp;
 pub use spec::{

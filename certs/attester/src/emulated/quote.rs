@@ -9,10 +9,9 @@ use countersign_evidence::evidence::{TsmReport, media_type};
 
 use super::intel::{Authority, pck_serial};
 use super::key::{Key, Kind};
-use super::pause::Pause;
 use super::spec::{IntelPlatform, SgxSpec, TdxSpec};
 use super::x509::{Serial, pem};
-use crate::{Attester, Error, Produced};
+use crate::{Attester, Error, Pause, Produced};
 
 /// The vendor ID of Intel's quoting enclave.
 const QE_VENDOR_ID: [u8; 16] =

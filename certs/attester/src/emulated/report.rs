@@ -8,9 +8,8 @@ use countersign_evidence::evidence::{TsmReport, media_type};
 
 use super::amd::{Authority, Endorsed, Endorsement};
 use super::key::{Key, Kind};
-use super::pause::Pause;
 use super::spec::SnpSpec;
-use crate::{Attester, Error, Produced};
+use crate::{Attester, Error, Pause, Produced};
 
 /// GUIDs of the certificate table, in the order of their text.
 const VCEK: [u8; 16] =

@@ -10,13 +10,12 @@ use countersign_evidence::collateral::Item;
 use countersign_evidence::{Fingerprint, UnixTime};
 
 use super::collateral::{self, CollateralSpec};
-use super::pause::{Pause, Sleep};
 use super::quote::{EmulatedSgx, EmulatedTdx};
 use super::report::EmulatedSnp;
 use super::spec::{SgxSpec, SnpSpec, TdxSpec};
 use super::x509::Serial;
 use super::{amd, intel, store};
-use crate::Error;
+use crate::{Error, Pause, Sleep};
 
 /// An emulated vendor of hardware, Intel and AMD at once.
 ///

@@ -1,4 +1,5 @@
-//! The latency of quoting, which an emulated machine can have.
+//! Letting time pass: between attempts at a busy device, and as the latency of
+//! an emulated one.
 
 use std::fmt;
 use std::time::Duration;
