@@ -12,11 +12,13 @@
 pub mod binding;
 pub mod bundle;
 pub mod ca;
+mod cbor;
 pub mod cmw;
 pub mod csr;
 pub mod extension;
 pub mod identity;
 pub mod key;
+pub mod merkle;
 pub mod peer;
 pub mod rotation;
 pub mod spiffe;
