@@ -174,6 +174,11 @@ reasons! {
     /// The policy that admitted a live hop was replaced by one that does not.
     PolicyChanged, "policy-changed", "DENY", 403, ACCESS_DENIED, Peer, false, "see the findings of the new verdict";
 
+    /// The control plane's snapshot is not signed by a key of our trust bundle.
+    SnapshotUntrusted, "snapshot-untrusted", "DENY", 503, UNKNOWN_CA, Peer, false, "compare the control plane's bundle with the proxy's trustBundle";
+    /// The control plane offers an older configuration than the one in use.
+    SnapshotRollback, "snapshot-rollback", "DENY", 503, ACCESS_DENIED, Peer, false, "find out who restored the control plane's store; if it was you, raise its generation above the one in use";
+
     // --- transport and ourselves
     /// The peer did not agree on our application protocol.
     NoApplicationProtocol, "no-application-protocol", "TLS_FAILURE", 421, NO_APPLICATION_PROTOCOL, Peer, false, "the peer must offer the mesh's ALPN protocol";

@@ -1,0 +1,219 @@
+//! The proxy's side of the delta protocol.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use countersign_ratls::Bundle;
+
+use crate::proto::{self, control_message, proxy_message};
+use crate::refusal::cut;
+use crate::snapshot::{Entries, Entry, Snapshot, SnapshotError, Unverified, check_limits};
+use crate::{MAX_ENTRIES, MAX_REASON, MAX_SNAPSHOT};
+
+/// What a message brought.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A new generation, verified. Answer with [`Subscription::ack`] once it is
+    /// compiled, and with [`Subscription::in_use`] once the data path uses it.
+    Snapshot(Arc<Snapshot>),
+    /// The generation that we have is the current one. Answer likewise: the
+    /// control plane may have forgotten what we made of it.
+    Current(Arc<Snapshot>),
+}
+
+/// A subscription over all connections that it takes. The last verified
+/// snapshot stays, whatever a control plane sends.
+#[derive(Debug)]
+pub struct Subscription {
+    bundle: Bundle,
+    current: Option<Arc<Snapshot>>,
+    staged: Option<Staged>,
+    /// Names that changed since the last [`Subscription::ack`].
+    changed: BTreeSet<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Staged {
+    generation: u64,
+    entries: Entries,
+    changed: BTreeSet<Arc<str>>,
+    bytes: usize,
+}
+
+impl Subscription {
+    /// A subscription that trusts `bundle` and has `last`, if there is one.
+    #[must_use]
+    pub const fn new(bundle: Bundle, last: Option<Arc<Snapshot>>) -> Self {
+        Self { bundle, current: last, staged: None, changed: BTreeSet::new() }
+    }
+
+    /// The last verified snapshot.
+    #[must_use]
+    pub const fn current(&self) -> Option<&Arc<Snapshot>> {
+        self.current.as_ref()
+    }
+
+    /// Trusts another bundle of the trust domain from now on.
+    pub fn trust(&mut self, bundle: Bundle) {
+        self.bundle = bundle;
+    }
+
+    /// The first message of a connection. Forgets what the last one left half done.
+    pub fn hello(&mut self, proxy: &str, workload: &str, software: &str) -> proto::ProxyMessage {
+        self.staged = None;
+        self.changed.clear();
+        let known = self.entries().map(|(name, entry)| proto::Known {
+            name: name.as_ref().to_owned(),
+            version: entry.version().to_string(),
+        });
+        wrap(proxy_message::Message::Hello(proto::Hello {
+            proxy: proxy.to_owned(),
+            workload: workload.to_owned(),
+            software: software.to_owned(),
+            generation: self.generation(),
+            known: known.collect(),
+        }))
+    }
+
+    /// Takes a message of the control plane. After an error the connection must
+    /// be closed; what was current before stays current.
+    ///
+    /// # Errors
+    /// When the message breaks the protocol, a limit, or the snapshot is not to
+    /// be trusted (signature, trust domain, rollback).
+    pub fn feed(&mut self, message: proto::ControlMessage) -> Result<Option<Event>, SnapshotError> {
+        let outcome = match message.message {
+            Some(control_message::Message::Update(update)) => self.update(update).map(|()| None),
+            Some(control_message::Message::Complete(complete)) => self.complete(complete).map(Some),
+            None => Err(SnapshotError::Malformed("an empty message".into())),
+        };
+        if outcome.is_err() {
+            self.staged = None;
+        }
+        outcome
+    }
+
+    /// The answer to the current snapshot: `rejected` are the entries that could
+    /// not be used, by name, with the reason. `None` when there is no snapshot.
+    pub fn ack(&mut self, rejected: &[(String, String)]) -> Option<proto::ProxyMessage> {
+        let current = self.current.as_ref()?;
+        let mut results: Vec<_> = rejected
+            .iter()
+            .take(MAX_ENTRIES)
+            .filter_map(|(name, reason)| {
+                let version = current.entries().get(name.as_str())?.version().to_string();
+                let reason = if reason.is_empty() { "not usable" } else { cut(reason, MAX_REASON) };
+                Some(proto::EntryResult { name: name.clone(), version, rejected: reason.to_owned() })
+            })
+            .collect();
+        for name in std::mem::take(&mut self.changed) {
+            let Some(entry) = current.entries().get(&name) else { continue };
+            if !rejected.iter().any(|(rejected, _)| **rejected == *name) {
+                results.push(proto::EntryResult {
+                    name: name.as_ref().to_owned(),
+                    version: entry.version().to_string(),
+                    rejected: String::new(),
+                });
+            }
+        }
+        Some(wrap(proxy_message::Message::Ack(proto::Ack { generation: current.generation(), results })))
+    }
+
+    /// The report that the data path uses `generation`.
+    #[must_use]
+    pub fn in_use(generation: u64, hops: u64, identity_not_after: u64) -> proto::ProxyMessage {
+        wrap(proxy_message::Message::InUse(proto::InUse { generation, hops, identity_not_after }))
+    }
+
+    fn update(&mut self, update: proto::Update) -> Result<(), SnapshotError> {
+        let mut staged = match self.staged.take() {
+            Some(staged) => staged,
+            None => Staged::begin(update.generation, self.current.as_deref()),
+        };
+        staged.take(update)?;
+        self.staged = Some(staged);
+        Ok(())
+    }
+
+    fn complete(&mut self, complete: proto::SnapshotComplete) -> Result<Event, SnapshotError> {
+        let staged = match self.staged.take() {
+            Some(staged) => staged,
+            None => Staged::begin(complete.generation, self.current.as_deref()),
+        };
+        staged.belongs_to(complete.generation)?;
+        let snapshot = Unverified::new(
+            self.bundle.trust_domain.clone(),
+            complete.generation,
+            staged.entries,
+            complete.signature,
+            complete.kid,
+        )
+        .verify(&self.bundle)?;
+        if let Some(current) = &self.current {
+            snapshot.may_follow(current)?;
+            if snapshot.generation() == current.generation() {
+                return Ok(Event::Current(Arc::clone(current)));
+            }
+        }
+        let snapshot = Arc::new(snapshot);
+        self.changed.extend(staged.changed);
+        self.current = Some(Arc::clone(&snapshot));
+        Ok(Event::Snapshot(snapshot))
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
+        self.current.iter().flat_map(|snapshot| snapshot.entries())
+    }
+
+    fn generation(&self) -> u64 {
+        self.current.as_ref().map_or(0, |snapshot| snapshot.generation())
+    }
+}
+
+impl Staged {
+    fn begin(generation: u64, base: Option<&Snapshot>) -> Self {
+        let entries = base.map(|snapshot| snapshot.entries().clone()).unwrap_or_default();
+        let bytes = entries.values().map(|e| e.body().len()).sum();
+        Self { generation, entries, changed: BTreeSet::new(), bytes }
+    }
+
+    fn belongs_to(&self, generation: u64) -> Result<(), SnapshotError> {
+        if self.generation == generation {
+            return Ok(());
+        }
+        let half = self.generation;
+        Err(SnapshotError::Malformed(format!("generation {generation} begins before {half} is complete")))
+    }
+
+    fn take(&mut self, update: proto::Update) -> Result<(), SnapshotError> {
+        self.belongs_to(update.generation)?;
+        for name in update.removals {
+            if let Some((name, entry)) = self.entries.remove_entry(name.as_str()) {
+                self.bytes = self.bytes.saturating_sub(entry.body().len());
+                self.changed.insert(name);
+            }
+        }
+        for entry in update.upserts {
+            let (name, entry) = Entry::read(entry)?;
+            self.bytes += entry.body().len();
+            if let Some(old) = self.entries.insert(Arc::clone(&name), entry) {
+                self.bytes = self.bytes.saturating_sub(old.body().len());
+            }
+            self.changed.insert(name);
+        }
+        // Before the signature is seen: memory is bounded whoever sends.
+        if self.bytes > MAX_SNAPSHOT
+            || self.entries.len() > MAX_ENTRIES
+            || self.changed.len() > 2 * MAX_ENTRIES
+        {
+            check_limits(&self.entries)?;
+            let presented = self.changed.len();
+            return Err(SnapshotError::Oversized { what: "changes", limit: 2 * MAX_ENTRIES, presented });
+        }
+        Ok(())
+    }
+}
+
+const fn wrap(message: proxy_message::Message) -> proto::ProxyMessage {
+    proto::ProxyMessage { message: Some(message) }
+}
