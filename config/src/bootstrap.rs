@@ -166,3 +166,10 @@ pub fn read_collateral(dir: &std::path::Path) -> std::io::Result<Vec<Item>> {
     let _ = dir;
     todo!()
 }
+
+/// x
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+pub struct ProxyBootstrapSpec {}
+/// x
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+pub struct ControlPlaneBootstrapSpec {}

@@ -16,6 +16,7 @@ pub mod kinds;
 pub mod problem;
 pub mod resource;
 pub mod schema;
+pub mod set;
 pub mod view;
 
 pub use guard::Guard;

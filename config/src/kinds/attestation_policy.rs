@@ -1,0 +1,533 @@
+//! `AttestationPolicy`: what a peer must prove.
+
+use countersign_evidence::claims;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Selector;
+use super::scalar::{Duration, Hex, Name, NeverDebug, Pattern};
+use crate::document::Path;
+
+/// What a peer must prove before a hop to it or from it carries a byte.
+///
+/// A hop needs at least one policy with `mode: Enforce` that selects our side
+/// and speaks of the peer; of all such policies every one must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AttestationPolicySpec {
+    /// Whose hops this policy guards, in both directions.
+    #[serde(default, skip_serializing_if = "Selector::is_empty")]
+    pub selector: Selector,
+    /// Any of: the peers it speaks of. Left out: every peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub peers: Option<Vec<Pattern>>,
+    /// Whether a hop is refused, or what would be refused is only logged.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Any of: one of these must hold, and inside one everything that is given.
+    #[schemars(length(min = 1))]
+    pub any_of: Vec<Alternative>,
+    /// How old evidence may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freshness: Option<Freshness>,
+    /// Any of: the forms in which a certificate may carry evidence.
+    #[serde(default = "native_only", skip_serializing_if = "is_native_only")]
+    #[schemars(length(min = 1))]
+    pub accept_forms: Vec<EvidenceForm>,
+}
+
+/// Enforced, or only recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// A hop that does not satisfy the policy is refused.
+    #[default]
+    Enforce,
+    /// What would be refused is logged and counted, nothing is refused.
+    Audit,
+}
+
+/// The form in which a certificate carries evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EvidenceForm {
+    /// The CMW extension with the profile of this mesh.
+    Native,
+    /// CCC Interoperable RA-TLS.
+    Ccc,
+}
+
+fn native_only() -> Vec<EvidenceForm> {
+    vec![EvidenceForm::Native]
+}
+
+fn is_native_only(forms: &[EvidenceForm]) -> bool {
+    matches!(forms, [EvidenceForm::Native])
+}
+
+/// How old evidence may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Freshness {
+    /// The age counts from the issue of the certificate, for which the evidence
+    /// was made. At least 10s.
+    pub max_evidence_age: Duration,
+}
+
+/// The kind of a trusted execution environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum TeeKind {
+    /// Intel TDX.
+    Tdx,
+    /// Intel SGX.
+    Sgx,
+    /// AMD SEV-SNP.
+    SevSnp,
+}
+
+impl From<TeeKind> for claims::Tee {
+    fn from(kind: TeeKind) -> Self {
+        match kind {
+            TeeKind::Tdx => Self::Tdx,
+            TeeKind::Sgx => Self::Sgx,
+            TeeKind::SevSnp => Self::SevSnp,
+        }
+    }
+}
+
+/// One alternative: exactly one kind of TEE.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Alternative {
+    /// Intel TDX.
+    Tdx(Box<TdxBlock>),
+    /// Intel SGX.
+    Sgx(Box<SgxBlock>),
+    /// AMD SEV-SNP.
+    SevSnp(Box<SnpBlock>),
+}
+
+/// Which measurements are accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Measurements {
+    /// Every measurement: the peer is some TEE, with any software inside.
+    Literal(AnyMeasurement),
+    /// Those of ReferenceValues.
+    Approved(Approved),
+}
+
+/// The literal `Any`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AnyMeasurement {
+    /// Every measurement.
+    Any,
+}
+
+/// The measurements of ReferenceValues.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Approved {
+    /// Any of: names of ReferenceValues in the same namespace.
+    pub from_reference_values: OneOrMore,
+}
+
+/// A name, or several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMore {
+    /// One.
+    One(Name),
+    /// Several.
+    More(#[schemars(length(min = 1))] Vec<Name>),
+}
+
+impl Measurements {
+    /// The names of ReferenceValues, none for `Any`.
+    #[must_use]
+    pub fn names(&self) -> &[Name] {
+        match self {
+            Self::Literal(_) => &[],
+            Self::Approved(Approved { from_reference_values: OneOrMore::One(name) }) => {
+                std::slice::from_ref(name)
+            }
+            Self::Approved(Approved { from_reference_values: OneOrMore::More(names) }) => names,
+        }
+    }
+}
+
+/// What an Intel TDX guest must prove: everything that is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TdxBlock {
+    /// Debug is never accepted; `false` may be written for the reader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug: Option<NeverDebug>,
+    /// Which measurements are accepted.
+    pub measurements: Measurements,
+    /// Any of: SHA-256 fingerprints of vendor roots. Left out: Intel's root, which is built in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub roots: Option<Vec<Hex<32>>>,
+    /// Any of: SHA-256 fingerprints of roots of emulated platforms, which prove
+    /// nothing about hardware. They are accepted in addition to `roots`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub emulated_roots: Vec<Hex<32>>,
+    /// Any of: the machines (PPID, or PIID with several packages). Left out: every machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub platforms: Option<Vec<Hex<16>>>,
+    /// Any of: accepted TCB statuses. Left out: UpToDate.
+    #[serde(default = "up_to_date", skip_serializing_if = "is_up_to_date")]
+    #[schemars(length(min = 1))]
+    pub tcb_status: Vec<TcbStatus>,
+    /// With a status other than UpToDate: the only security advisories that may
+    /// be open. Left out: advisories are not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advisories: Option<Vec<String>>,
+    /// How long OutOfDate is still accepted after the newer TCB info was issued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcb_grace_period: Option<Duration>,
+    /// The least issue number of the TCB info.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_tcb_evaluation_data_number: Option<u32>,
+    /// Exact TD attributes. Left out: no debug, not migratable, SEPT_VE_DISABLE set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub td_attributes: Option<Hex<8>>,
+    /// Exact XFAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xfam: Option<Hex<8>>,
+    /// Exact MRCONFIGID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mr_config_id: Option<Hex<48>>,
+    /// Exact MROWNER.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mr_owner: Option<Hex<48>>,
+    /// Exact MROWNERCONFIG.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mr_owner_config: Option<Hex<48>>,
+    /// Any of: service TDs that may be bound to the guest. Left out: none may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub service_tds: Vec<Hex<48>>,
+}
+
+/// What an Intel SGX enclave must prove: everything that is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SgxBlock {
+    /// Debug is never accepted; `false` may be written for the reader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug: Option<NeverDebug>,
+    /// Which measurements are accepted.
+    pub measurements: Measurements,
+    /// Any of: SHA-256 fingerprints of vendor roots. Left out: Intel's root, which is built in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub roots: Option<Vec<Hex<32>>>,
+    /// Any of: SHA-256 fingerprints of roots of emulated platforms, which prove
+    /// nothing about hardware. They are accepted in addition to `roots`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub emulated_roots: Vec<Hex<32>>,
+    /// Any of: the machines (PPID, or PIID with several packages). Left out: every machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub platforms: Option<Vec<Hex<16>>>,
+    /// Any of: accepted TCB statuses. Left out: UpToDate.
+    #[serde(default = "up_to_date", skip_serializing_if = "is_up_to_date")]
+    #[schemars(length(min = 1))]
+    pub tcb_status: Vec<TcbStatus>,
+    /// With a status other than UpToDate: the only security advisories that may
+    /// be open. Left out: advisories are not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advisories: Option<Vec<String>>,
+    /// How long OutOfDate is still accepted after the newer TCB info was issued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcb_grace_period: Option<Duration>,
+    /// The least issue number of the TCB info.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_tcb_evaluation_data_number: Option<u32>,
+    /// Exact CONFIGID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_id: Option<Hex<64>>,
+}
+
+/// What an AMD SEV-SNP guest must prove: everything that is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SnpBlock {
+    /// Debug is never accepted; `false` may be written for the reader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug: Option<NeverDebug>,
+    /// Which measurements are accepted.
+    pub measurements: Measurements,
+    /// Any of: SHA-256 fingerprints of vendor roots. Left out: AMD's roots, which are built in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub roots: Option<Vec<Hex<32>>>,
+    /// Any of: SHA-256 fingerprints of roots of emulated platforms, which prove
+    /// nothing about hardware. They are accepted in addition to `roots`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub emulated_roots: Vec<Hex<32>>,
+    /// Any of: the machines (CHIP_ID). Left out: every machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub platforms: Option<Vec<Hex<64>>>,
+    /// Any of: processor families. Left out: all but Milan, whose chip keys
+    /// have been extracted and which therefore has to be named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub products: Option<Vec<Product>>,
+    /// The least TCB, component by component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_tcb: Option<MinTcb>,
+    /// The privilege level that the report is made at.
+    #[serde(default)]
+    #[schemars(range(max = 3))]
+    pub vmpl: u8,
+    /// Exact HOST_DATA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_data: Option<Hex<32>>,
+    /// Any of: digests of ID keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub id_key_digests: Option<Vec<Hex<48>>>,
+    /// Any of: digests of author keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub author_key_digests: Option<Vec<Hex<48>>>,
+    /// The least GUEST_SVN.
+    #[serde(default)]
+    pub min_guest_svn: u32,
+    /// Whether AMD's revocation list must be at hand. One that is there is always honoured.
+    #[serde(default)]
+    pub crl: CrlUse,
+    /// Bits of PLATFORM_INFO that must be set (true) or clear (false).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform_info: Option<PlatformInfo>,
+    /// Bits of the guest policy that must be set (true) or clear (false).
+    /// DEBUG and MIGRATE_MA must always be clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_policy: Option<GuestPolicy>,
+    /// The cloud provider whose VLEK is accepted. Left out: only VCEK, the key of one chip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub csp_id: Option<String>,
+}
+
+/// Intel's words for the state of a platform's TCB. `Revoked` cannot be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "the names are Intel's")]
+pub enum TcbStatus {
+    UpToDate,
+    SWHardeningNeeded,
+    ConfigurationNeeded,
+    ConfigurationAndSWHardeningNeeded,
+    OutOfDate,
+    OutOfDateConfigurationNeeded,
+    TDRelaunchAdvised,
+    TDRelaunchAdvisedConfigurationNeeded,
+}
+
+fn up_to_date() -> Vec<TcbStatus> {
+    vec![TcbStatus::UpToDate]
+}
+
+fn is_up_to_date(statuses: &[TcbStatus]) -> bool {
+    matches!(statuses, [TcbStatus::UpToDate])
+}
+
+impl From<TcbStatus> for claims::TcbStatus {
+    fn from(status: TcbStatus) -> Self {
+        match status {
+            TcbStatus::UpToDate => Self::UpToDate,
+            TcbStatus::SWHardeningNeeded => Self::SWHardeningNeeded,
+            TcbStatus::ConfigurationNeeded => Self::ConfigurationNeeded,
+            TcbStatus::ConfigurationAndSWHardeningNeeded => Self::ConfigurationAndSWHardeningNeeded,
+            TcbStatus::OutOfDate => Self::OutOfDate,
+            TcbStatus::OutOfDateConfigurationNeeded => Self::OutOfDateConfigurationNeeded,
+            TcbStatus::TDRelaunchAdvised => Self::TDRelaunchAdvised,
+            TcbStatus::TDRelaunchAdvisedConfigurationNeeded => Self::TDRelaunchAdvisedConfigurationNeeded,
+        }
+    }
+}
+
+/// Families of EPYC processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Product {
+    /// Third generation. Its chip keys have been extracted by software.
+    Milan,
+    /// Fourth generation: Genoa, Bergamo, Siena.
+    Genoa,
+    /// Fifth generation.
+    Turin,
+}
+
+impl From<Product> for claims::Product {
+    fn from(product: Product) -> Self {
+        match product {
+            Product::Milan => Self::Milan,
+            Product::Genoa => Self::Genoa,
+            Product::Turin => Self::Turin,
+        }
+    }
+}
+
+/// The least TCB, component by component. A component that is left out may be anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
+pub struct MinTcb {
+    /// Boot loader.
+    pub bootloader: u8,
+    /// TEE (PSP OS).
+    pub tee: u8,
+    /// SNP firmware.
+    pub snp: u8,
+    /// Microcode.
+    pub microcode: u8,
+    /// FMC: Turin and later.
+    pub fmc: u8,
+}
+
+impl From<MinTcb> for claims::TcbVersion {
+    fn from(tcb: MinTcb) -> Self {
+        Self {
+            fmc: tcb.fmc,
+            bootloader: tcb.bootloader,
+            tee: tcb.tee,
+            snp: tcb.snp,
+            microcode: tcb.microcode,
+        }
+    }
+}
+
+/// Whether a revocation list must be at hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CrlUse {
+    /// Without a current list nobody is accepted.
+    #[default]
+    Required,
+    /// Without a list the certificates count as not revoked.
+    Optional,
+}
+
+macro_rules! flags {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $bit:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        #[schemars(extend("minProperties" = 1))]
+        pub struct $name {
+            $($(#[$field_doc])* #[serde(default, skip_serializing_if = "Option::is_none")] pub $field: Option<bool>,)*
+        }
+
+        impl $name {
+            /// The bits that must be set, and those that must be clear.
+            #[must_use]
+            pub fn masks(&self) -> (u64, u64) {
+                let mut masks = (0, 0);
+                $(match self.$field {
+                    Some(true) => masks.0 |= 1u64 << $bit,
+                    Some(false) => masks.1 |= 1u64 << $bit,
+                    None => {}
+                })*
+                masks
+            }
+        }
+    };
+}
+
+flags! {
+    /// PLATFORM_INFO (SEV-SNP firmware ABI, table 24).
+    PlatformInfo {
+        /// Simultaneous multi-threading is on.
+        smt: 0,
+        /// Transparent memory encryption is on.
+        tsme: 1,
+        /// Memory has error correction.
+        ecc: 2,
+        /// Power reporting is off.
+        rapl_disabled: 3,
+        /// Ciphertext hiding is on.
+        ciphertext_hiding: 4,
+        /// The check for memory aliases was made (BadRAM).
+        alias_check_complete: 5,
+        /// Trusted I/O is on.
+        trusted_io: 7,
+    }
+}
+
+flags! {
+    /// POLICY of the guest (SEV-SNP firmware ABI, table 10).
+    GuestPolicy {
+        /// Simultaneous multi-threading is allowed.
+        smt: 16,
+        /// Only one socket is allowed.
+        single_socket: 20,
+        /// CXL memory and devices are allowed.
+        cxl_allowed: 21,
+        /// Memory must be encrypted by AES-256-XTS.
+        mem_aes256_xts: 22,
+        /// Power reporting must be off.
+        rapl_disabled: 23,
+        /// Ciphertext hiding must be on.
+        ciphertext_hiding: 24,
+        /// Page swapping must be off.
+        page_swap_disabled: 25,
+    }
+}
+
+impl Alternative {
+    /// The kind of TEE.
+    #[must_use]
+    pub const fn tee(&self) -> TeeKind {
+        match self {
+            Self::Tdx(_) => TeeKind::Tdx,
+            Self::Sgx(_) => TeeKind::Sgx,
+            Self::SevSnp(_) => TeeKind::SevSnp,
+        }
+    }
+
+    /// The measurements.
+    #[must_use]
+    pub const fn measurements(&self) -> &Measurements {
+        match self {
+            Self::Tdx(b) => &b.measurements,
+            Self::Sgx(b) => &b.measurements,
+            Self::SevSnp(b) => &b.measurements,
+        }
+    }
+}
+
+impl AttestationPolicySpec {
+    pub(super) fn check(&self, spec: &Path, report: &mut dyn FnMut(Path, String)) {
+        self.selector.check(&spec.key("selector"), report);
+        if let Some(freshness) = &self.freshness
+            && freshness.max_evidence_age.as_secs() < 10
+        {
+            let message = format!("{} is less than 10s", freshness.max_evidence_age);
+            report(spec.key("freshness").key("maxEvidenceAge"), message);
+        }
+        for (i, alternative) in self.any_of.iter().enumerate() {
+            let path = spec.key("anyOf").index(i);
+            let (block, advisories) = match alternative {
+                Alternative::Tdx(b) => (path.key("tdx"), &b.advisories),
+                Alternative::Sgx(b) => (path.key("sgx"), &b.advisories),
+                Alternative::SevSnp(_) => continue,
+            };
+            for (i, id) in advisories.iter().flatten().enumerate() {
+                if !is_advisory(id) {
+                    let message = format!("`{id}` is not an advisory such as INTEL-SA-00615");
+                    report(block.key("advisories").index(i), message);
+                }
+            }
+        }
+    }
+}
+
+fn is_advisory(id: &str) -> bool {
+    id.strip_prefix("INTEL-").is_some_and(|rest| {
+        (1..=32).contains(&rest.len())
+            && rest.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'-')
+    })
+}

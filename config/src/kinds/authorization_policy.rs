@@ -1,0 +1,110 @@
+//! `AuthorizationPolicy`: which attested identities may call which workload.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Selector;
+use super::attestation_policy::TeeKind;
+use super::scalar::Pattern;
+use crate::document::Path;
+
+/// Which attested identities may call which workload.
+///
+/// The order is Istio's: a matching `Deny` policy refuses; else a matching
+/// `Allow` policy permits; else the call is refused. `Audit` policies decide
+/// nothing, what they match is logged. Unlike Istio, a workload that no policy
+/// selects cannot be called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AuthorizationPolicySpec {
+    /// The workloads that are called.
+    #[serde(default, skip_serializing_if = "Selector::is_empty")]
+    pub selector: Selector,
+    /// What follows from a match.
+    #[serde(default)]
+    pub action: Action,
+    /// Any of: the policy matches when one rule does. No rules match nothing,
+    /// so that an `Allow` without rules allows nothing. The rule `{}` matches
+    /// everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+}
+
+/// What follows from a match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Action {
+    /// Permit, unless a Deny matches.
+    #[default]
+    Allow,
+    /// Refuse, whatever else allows.
+    Deny,
+    /// Log and count.
+    Audit,
+}
+
+impl Action {
+    /// As written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "Allow",
+            Self::Deny => "Deny",
+            Self::Audit => "Audit",
+        }
+    }
+}
+
+/// A rule: matches when `from` and `to` both do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rule {
+    /// Any of: who calls. Left out: everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub from: Option<Vec<Source>>,
+    /// Any of: what is called. Left out: everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub to: Option<Vec<Operation>>,
+}
+
+/// Who calls: all of the fields that are given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
+pub struct Source {
+    /// Any of: the caller's SPIFFE ID. Left out: every caller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub principals: Option<Vec<Pattern>>,
+    /// None of: the caller's SPIFFE ID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub not_principals: Option<Vec<Pattern>>,
+    /// Any of: the kind of TEE that the caller proved. Left out: every kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub tees: Option<Vec<TeeKind>>,
+}
+
+/// What is called: all of the fields that are given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
+pub struct Operation {
+    /// Any of: the port of the workload. Left out: every port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), inner(range(min = 1)))]
+    pub ports: Option<Vec<u16>>,
+}
+
+impl AuthorizationPolicySpec {
+    pub(super) fn check(&self, spec: &Path, report: &mut dyn FnMut(Path, String)) {
+        self.selector.check(&spec.key("selector"), report);
+        if self.action != Action::Allow && self.rules.is_empty() {
+            let message =
+                format!("a {} policy without rules matches nothing and has no effect", self.action.name());
+            report(spec.key("rules"), message);
+        }
+    }
+}
