@@ -1,12 +1,21 @@
 //! Claims against a policy: every mismatch, not the first.
 
+mod checks;
+mod intel;
+mod measurements;
+mod snp;
+
 use std::sync::Arc;
 
 use rustls_pki_types::UnixTime;
 
-use crate::claims::Claims;
-use crate::policy::{Policy, References};
-use crate::verdict::Verdict;
+use self::checks::Checks;
+use crate::anchors::BUILT_IN;
+use crate::claims::{Body, Claims, Tee};
+use crate::finding::{Finding, timestamp};
+use crate::policy::{Alternative, Common, Policy, References};
+use crate::reason::Reason;
+use crate::verdict::{Outcome, Rejection, Verdict};
 
 /// Appraises `claims` under `policy` at `now`.
 ///
@@ -20,6 +29,116 @@ pub fn appraise(
     age: u64,
     now: UnixTime,
 ) -> Verdict {
-    let _ = (claims, policy, references, age, now);
-    todo!()
+    let outcome = outcome(&claims, policy, references, age, now.as_secs());
+    Verdict { policy: policy.name.clone(), claims, outcome }
+}
+
+fn outcome(claims: &Claims, policy: &Policy, references: &References, age: u64, now: u64) -> Outcome {
+    let mut rejections = Vec::new();
+    for (index, alternative) in policy.any_of.iter().enumerate() {
+        let mut checks = Checks::new(now);
+        if !check(&mut checks, claims, alternative, references) {
+            continue; // it speaks of another kind of TEE
+        }
+        check_time(&mut checks, claims, policy.max_evidence_age, age);
+        let rule = format!("anyOf[{index}].{}", claims.tee);
+        match checks.finish() {
+            Ok((reference, valid_until)) => return Outcome::Allow { rule, reference, valid_until },
+            Err(findings) => rejections.push(Rejection { rule, findings }),
+        }
+    }
+    if rejections.is_empty() {
+        rejections
+            .push(Rejection { rule: String::new(), findings: vec![no_alternative(claims.tee, policy)] });
+    }
+    Outcome::Deny { rejections }
+}
+
+/// Checks one alternative; false when it is for another kind of TEE.
+fn check(checks: &mut Checks, claims: &Claims, alternative: &Alternative, references: &References) -> bool {
+    match (&claims.body, alternative) {
+        (Body::Tdx(body), Alternative::Tdx(rule)) => {
+            intel::check_tdx(checks, body, rule);
+            check_common(checks, claims, &rule.common);
+            measurements::check(checks, &**body, &rule.common.references, references);
+        }
+        (Body::Sgx(body), Alternative::Sgx(rule)) => {
+            intel::check_sgx(checks, body, rule);
+            check_common(checks, claims, &rule.common);
+            measurements::check(checks, &**body, &rule.common.references, references);
+        }
+        (Body::SevSnp(body), Alternative::SevSnp(rule)) => {
+            snp::check(checks, body, rule);
+            check_common(checks, claims, &rule.common);
+            measurements::check(checks, &**body, &rule.common.references, references);
+        }
+        _ => return false,
+    }
+    true
+}
+
+fn check_common(checks: &mut Checks, claims: &Claims, common: &Common) {
+    let root = &claims.root;
+    if !common.emulated_roots.contains(root) {
+        let vendors = common.roots.as_deref().unwrap_or(&BUILT_IN);
+        if claims.emulated {
+            checks.refuse(
+                Reason::EmulatedNotAdmitted,
+                "root",
+                checks::list(&common.emulated_roots, "a vendor's root"),
+                format!("{root}, a root of emulated platforms"),
+            );
+        } else if !vendors.contains(root) {
+            checks.refuse(Reason::UntrustedRoot, "root", checks::list(vendors, "no root"), root.to_string());
+        }
+    }
+    if let Some(allowed) = &common.platforms {
+        let platform = claims.platform();
+        if !platform.as_ref().is_some_and(|p| allowed.contains(&p.value)) {
+            checks.refuse(
+                Reason::PlatformNotAllowed,
+                "platforms",
+                format!("one of the {} platforms that the policy lists", allowed.len()),
+                platform
+                    .map_or_else(|| "evidence that does not name its machine".to_owned(), |p| p.to_string()),
+            );
+        }
+    }
+}
+
+/// Claims are only as good as what they rest on is valid, and evidence ages.
+fn check_time(checks: &mut Checks, claims: &Claims, max_age: Option<u64>, age: u64) {
+    let (now, window) = (checks.now(), claims.window);
+    if now < window.from {
+        let from = timestamp(window.from);
+        checks.refuse(
+            Reason::CollateralNotYetValid,
+            "window",
+            format!("a time from {from} on"),
+            timestamp(now),
+        );
+    }
+    if now > window.until {
+        let until = timestamp(window.until);
+        checks.refuse(Reason::CollateralExpired, "window", format!("a time until {until}"), timestamp(now));
+    }
+    checks.holds_until(window.until);
+    if let Some(max) = max_age {
+        match max.checked_sub(age) {
+            Some(left) => checks.holds_until(now.saturating_add(left)),
+            None => checks.refuse(
+                Reason::EvidenceStale,
+                "maxEvidenceAge",
+                format!("at most {max} s old"),
+                format!("{age} s old"),
+            ),
+        }
+    }
+}
+
+fn no_alternative(tee: Tee, policy: &Policy) -> Finding {
+    let mut accepted: Vec<_> = policy.any_of.iter().map(|a| a.tee().name()).collect();
+    accepted.sort_unstable();
+    accepted.dedup();
+    Finding::new(Reason::TeeNotAccepted, "tee", checks::list(&accepted, "nothing"), tee.name())
 }

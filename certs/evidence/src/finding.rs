@@ -38,6 +38,16 @@ impl fmt::Display for Finding {
 
 impl std::error::Error for Finding {}
 
+/// A point in time for messages: RFC 3339 in UTC.
+pub(crate) fn timestamp(seconds: u64) -> String {
+    use time::format_description::well_known::Rfc3339;
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|s| time::OffsetDateTime::from_unix_timestamp(s).ok())
+        .and_then(|t| t.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("{seconds} s after 1970"))
+}
+
 /// A refusal of a peer, with everything that explains it.
 ///
 /// The first finding decides the reason; the others are what else is wrong.

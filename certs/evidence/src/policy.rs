@@ -8,6 +8,7 @@ use std::fmt;
 
 use crate::amd::tcb::{Product, TcbVersion};
 use crate::anchors::Fingerprint;
+use crate::claims::Tee;
 use crate::intel::tcb::TcbStatus;
 
 /// The name of a policy, with the generation of the configuration it is from.
@@ -49,6 +50,18 @@ pub enum Alternative {
     Sgx(SgxRule),
     /// AMD SEV-SNP.
     SevSnp(SnpRule),
+}
+
+impl Alternative {
+    /// The kind of TEE that it is about.
+    #[must_use]
+    pub const fn tee(&self) -> Tee {
+        match self {
+            Self::Tdx(_) => Tee::Tdx,
+            Self::Sgx(_) => Tee::Sgx,
+            Self::SevSnp(_) => Tee::SevSnp,
+        }
+    }
 }
 
 /// Roots and machines: what all kinds of TEE have in common.
