@@ -36,6 +36,13 @@ pub(crate) static INTEL_ALGORITHMS: Algorithms = &[webpki::aws_lc_rs::ECDSA_P256
 pub(crate) static AMD_ALGORITHMS: Algorithms =
     &[webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA384_LEGACY_KEY, webpki::aws_lc_rs::ECDSA_P384_SHA384];
 
+/// What any vendor signs with: for lists, whose issuer tells the vendor.
+pub(crate) static ALL_ALGORITHMS: Algorithms = &[
+    webpki::aws_lc_rs::ECDSA_P256_SHA256,
+    webpki::aws_lc_rs::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
+    webpki::aws_lc_rs::ECDSA_P384_SHA384,
+];
+
 /// The largest certificate that is looked at, in bytes.
 pub(crate) const MAX_CERTIFICATE: usize = 16 * 1024;
 

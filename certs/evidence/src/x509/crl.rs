@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
-use super::{Algorithms, Certificate, magnitude, seconds};
+use super::{Algorithms, Certificate, Path, magnitude, seconds};
 use crate::anchors::Fingerprint;
 use crate::claims::Window;
 use crate::finding::Finding;
@@ -18,10 +18,12 @@ const MAX_CRL: usize = 4 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Crl {
     issuer: Box<[u8]>,
-    signer: Fingerprint,
+    signer_key: Box<[u8]>,
     signer_name: String,
+    root: Fingerprint,
     number: u64,
     window: Window,
+    issued: u64,
     revoked: HashSet<Box<[u8]>>,
 }
 
@@ -31,9 +33,9 @@ impl Crl {
         parse(der).map(|crl| crl.tbs_cert_list.issuer.as_raw().to_vec())
     }
 
-    /// Parses a complete list and verifies that `issuer` signed it. The issuer
-    /// itself must have been validated by the caller.
-    pub(crate) fn verify(der: &[u8], issuer: &Certificate, algorithms: Algorithms) -> Result<Self, Finding> {
+    /// Parses a complete list and verifies that the leaf of `path` signed it.
+    pub(crate) fn verify(der: &[u8], path: &Path, algorithms: Algorithms) -> Result<Self, Finding> {
+        let issuer = path.certificates.first().ok_or_else(|| invalid("CRL", "an issuer", "none"))?;
         let crl = parse(der)?;
         let list = &crl.tbs_cert_list;
         if list.issuer.as_raw() != issuer.subject() {
@@ -61,10 +63,13 @@ impl Crl {
         });
         Ok(Self {
             issuer: list.issuer.as_raw().into(),
-            signer: issuer.fingerprint(),
+            signer_key: issuer.public_key().into(),
             signer_name: issuer.common_name().to_owned(),
+            root: path.root,
             number: number.unwrap_or(0),
-            window: Window { from: seconds(list.this_update.timestamp()), until: seconds(next.timestamp()) },
+            window: Window { from: seconds(list.this_update.timestamp()), until: seconds(next.timestamp()) }
+                .intersect(path.window),
+            issued: seconds(list.this_update.timestamp()),
             revoked: list.revoked_certificates.iter().map(|r| magnitude(r.raw_serial()).into()).collect(),
         })
     }
@@ -74,9 +79,20 @@ impl Crl {
         &self.issuer
     }
 
-    /// The fingerprint of the certificate that signed it.
-    pub(crate) const fn signer(&self) -> Fingerprint {
-        self.signer
+    /// Whether this certificate's name and key signed it: another certificate
+    /// of the same issuer counts.
+    pub(crate) fn is_signed_by(&self, issuer: &Certificate) -> bool {
+        *self.issuer == *issuer.subject() && *self.signer_key == *issuer.public_key()
+    }
+
+    /// The root to which the signer's path leads.
+    pub(crate) const fn root(&self) -> Fingerprint {
+        self.root
+    }
+
+    /// thisUpdate, seconds since the epoch.
+    pub(crate) const fn issued(&self) -> u64 {
+        self.issued
     }
 
     /// The common name of the certificate that signed it.
@@ -89,7 +105,7 @@ impl Crl {
         self.number
     }
 
-    /// thisUpdate to nextUpdate.
+    /// thisUpdate to nextUpdate, while the signer's path is valid.
     pub(crate) const fn window(&self) -> Window {
         self.window
     }
