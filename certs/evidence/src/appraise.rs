@@ -4,6 +4,8 @@ mod checks;
 mod intel;
 mod measurements;
 mod snp;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
