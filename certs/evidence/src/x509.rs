@@ -20,7 +20,7 @@ use x509_parser::asn1_rs::{Any, FromDer as _};
 use x509_parser::prelude::X509Certificate;
 
 pub(crate) use self::crl::Crl;
-pub(crate) use self::pem::{PemBlock, is_pem, pem_blocks};
+pub(crate) use self::pem::{is_pem, pem_blocks};
 use crate::anchors::{Anchors, Fingerprint};
 use crate::claims::Window;
 use crate::finding::Finding;
@@ -203,6 +203,14 @@ impl Certificate {
     /// Whether it names itself as its issuer.
     pub(crate) fn is_self_issued(&self) -> bool {
         self.subject == self.issuer
+    }
+
+    /// Whether it is a self-signed certificate of the same name and key as `root`.
+    pub(crate) fn is_same_root(&self, root: &Self, algorithms: Algorithms) -> bool {
+        self.is_self_issued()
+            && self.subject == root.subject
+            && self.public_key == root.public_key
+            && root.verify(algorithms, &self.to_be_signed, &self.signature)
     }
 
     /// Verifies a signature in X.509 form (ECDSA as DER) by this certificate's key.
@@ -428,7 +436,7 @@ mod tests {
         for end in 0..der.len() {
             assert!(Certificate::parse(&der[..end]).is_err());
         }
-        let mut long = der.clone();
+        let mut long = der;
         long.push(0);
         assert_eq!(Certificate::parse(&long).unwrap_err().reason, Reason::Malformed);
         long.resize(MAX_CERTIFICATE + 1, 0);

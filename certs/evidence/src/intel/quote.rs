@@ -31,15 +31,21 @@ pub struct Quote<'a> {
     body: QuoteBody,
     signed: usize,
     signature_data_len: u32,
+    fixed: Box<Fixed>,
+    qe_auth: Range<usize>,
+    certification_type: u16,
+    certification: Range<usize>,
+    trailing: usize,
+}
+
+/// The parts of the signature data that have a fixed size.
+#[derive(Clone, Debug)]
+struct Fixed {
     signature: [u8; 64],
     attestation_key: [u8; 64],
     qe_report_bytes: [u8; 384],
     qe_report: SgxReport,
     qe_report_signature: [u8; 64],
-    qe_auth: Range<usize>,
-    certification_type: u16,
-    certification: Range<usize>,
-    trailing: usize,
 }
 
 /// What the attestation key signed, besides the header.
@@ -255,11 +261,13 @@ impl<'a> Quote<'a> {
             body,
             signed,
             signature_data_len,
-            signature,
-            attestation_key,
-            qe_report_bytes,
-            qe_report,
-            qe_report_signature,
+            fixed: Box::new(Fixed {
+                signature,
+                attestation_key,
+                qe_report_bytes,
+                qe_report,
+                qe_report_signature,
+            }),
             qe_auth,
             certification_type,
             certification: at..end,
@@ -330,32 +338,32 @@ impl<'a> Quote<'a> {
 
     /// The attestation key's signature, r ‖ s.
     #[must_use]
-    pub const fn signature(&self) -> &[u8; 64] {
-        &self.signature
+    pub fn signature(&self) -> &[u8; 64] {
+        &self.fixed.signature
     }
 
     /// The attestation key, x ‖ y.
     #[must_use]
-    pub const fn attestation_key(&self) -> &[u8; 64] {
-        &self.attestation_key
+    pub fn attestation_key(&self) -> &[u8; 64] {
+        &self.fixed.attestation_key
     }
 
     /// The report of the quoting enclave.
     #[must_use]
-    pub const fn qe_report(&self) -> &SgxReport {
-        &self.qe_report
+    pub fn qe_report(&self) -> &SgxReport {
+        &self.fixed.qe_report
     }
 
     /// The report of the quoting enclave as it was signed.
     #[must_use]
-    pub const fn qe_report_bytes(&self) -> &[u8; 384] {
-        &self.qe_report_bytes
+    pub fn qe_report_bytes(&self) -> &[u8; 384] {
+        &self.fixed.qe_report_bytes
     }
 
     /// The PCK's signature over the report of the quoting enclave, r ‖ s.
     #[must_use]
-    pub const fn qe_report_signature(&self) -> &[u8; 64] {
-        &self.qe_report_signature
+    pub fn qe_report_signature(&self) -> &[u8; 64] {
+        &self.fixed.qe_report_signature
     }
 
     /// What the quoting enclave hashed besides the attestation key.

@@ -196,8 +196,9 @@ fn cache_key(chain: &[u8], collateral: &Collateral) -> Key {
     key
 }
 
-/// Reads a PEM chain in any order. Issuers that the collateral has as well are
-/// taken from there; so is a root that the chain lacks.
+/// Reads a PEM chain in any order. What it lacks, such as the root, is taken
+/// from the collateral. Every certificate in it must be good: part of the path,
+/// or an earlier certificate of the root's key.
 fn read_chain(pem: &[u8], collateral: &Collateral, anchors: &Anchors) -> Result<PckChain, Finding> {
     let mut leaf = None;
     let mut pool = Vec::new();
@@ -215,9 +216,23 @@ fn read_chain(pem: &[u8], collateral: &Collateral, anchors: &Anchors) -> Result<
     }
     let leaf =
         leaf.ok_or_else(|| Finding::new(Reason::BadChain, "PCK chain", "a PCK certificate", "none"))?;
+    let in_quote = pool.len();
     let authorities = collateral.certificates().iter().filter(|c| !is_pck(c));
     pool.extend(authorities.cloned());
-    PckChain::new(&leaf, &pool, anchors)
+    let chain = PckChain::new(&leaf, &pool, anchors)?;
+    let root = chain.path.certificates.last();
+    let belongs = |c: &Arc<Certificate>| {
+        chain.path.certificates.contains(c) || root.is_some_and(|root| c.is_same_root(root, INTEL_ALGORITHMS))
+    };
+    match pool.iter().take(in_quote).find(|c| !belongs(c)) {
+        None => Ok(chain),
+        Some(stray) => Err(Finding::new(
+            Reason::BadChain,
+            "PCK chain",
+            "certificates of one chain",
+            format!("{} {}, which is not part of it", stray.common_name(), stray.fingerprint()),
+        )),
+    }
 }
 
 /// The PCK certificate of a quote without a chain: the one in the collateral
