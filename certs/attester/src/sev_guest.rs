@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_evidence::amd::REPORT_SIZE;
 use countersign_evidence::claims::Tee;
 use countersign_evidence::evidence::{TsmReport, media_type};
 
@@ -18,9 +19,7 @@ const DRIVER: &str = "sev-guest";
 const NODE: &str = "/dev/sev-guest";
 /// SEV_FW_BLOB_MAX_SIZE: what the kernel accepts at most, in whole pages.
 const CERTIFICATES: usize = 0x4000;
-/// The length of a report, and where it starts in the response (SEV-SNP
-/// Firmware ABI, MSG_REPORT_RSP).
-const REPORT: usize = 1184;
+/// Where the report starts in the response (SEV-SNP Firmware ABI, MSG_REPORT_RSP).
 const REPORT_OFFSET: usize = 32;
 const VMM_INVALID_LEN: u32 = 1;
 const VMM_BUSY: u32 = 2;
@@ -146,9 +145,9 @@ fn report_of(response: &SnpResponse) -> Result<&[u8], Error> {
             DRIVER,
         ));
     }
-    match response.get(REPORT_OFFSET..REPORT_OFFSET + REPORT) {
-        Some(report) if size as usize == REPORT => Ok(report),
-        _ => Err(Error::Protocol(format!("the report has {size} bytes and not {REPORT}"), DRIVER)),
+    match response.get(REPORT_OFFSET..REPORT_OFFSET + REPORT_SIZE) {
+        Some(report) if size as usize == REPORT_SIZE => Ok(report),
+        _ => Err(Error::Protocol(format!("the report has {size} bytes and not {REPORT_SIZE}"), DRIVER)),
     }
 }
 

@@ -296,7 +296,15 @@ impl Search<'_> {
             self.attempts += 1;
             path.push(Arc::clone(candidate));
             let found = if self.anchors.kind(&candidate.fingerprint).is_some() {
-                validate(path, self.algorithms).map_err(|finding| self.failure = Some(finding)).ok()
+                // The first failure is about the chain that was presented: a stranger's
+                // root of the same name stays an untrusted root.
+                match validate(path, self.algorithms) {
+                    Ok(found) => Some(found),
+                    Err(finding) => {
+                        self.failure.get_or_insert(finding);
+                        None
+                    }
+                }
             } else {
                 if candidate.is_self_issued() {
                     self.failure.get_or_insert_with(|| {

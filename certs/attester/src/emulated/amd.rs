@@ -130,7 +130,7 @@ fn extensions(endorsement: &Endorsement<'_>) -> Vec<Extension> {
     // Turin and later have a firmware measurement component in place of SPL 4.
     let turin = endorsement.product == Product::Turin;
     let mut list =
-        vec![integer(STRUCT_VERSION, u8::from(turin)), ia5(PRODUCT_NAME, name(endorsement.product))];
+        vec![integer(STRUCT_VERSION, u8::from(turin)), ia5(PRODUCT_NAME, endorsement.product.name())];
     list.push(if turin { integer(FMC_SPL, tcb.fmc) } else { integer(SPL_4, 0) });
     list.extend([
         integer(BL_SPL, tcb.bootloader),
@@ -148,12 +148,4 @@ fn extensions(endorsement: &Endorsement<'_>) -> Vec<Extension> {
         Endorsed::Vlek(csp) => ia5(CSP_ID, csp),
     });
     list
-}
-
-const fn name(product: Product) -> &'static str {
-    match product {
-        Product::Milan => "Milan",
-        Product::Genoa => "Genoa",
-        Product::Turin => "Turin",
-    }
 }

@@ -1,8 +1,9 @@
 //! SEV-SNP machines: attestation reports (SEV-SNP Firmware ABI, table 23) and
-//! the certificate table that the hypervisor hands out with them (GHCB, section 4.1.8.1).
+//! the certificate table that the hypervisor hands out with them.
 
 use std::sync::Arc;
 
+use countersign_evidence::amd::{CertificateKind, REPORT_SIZE, encode_table};
 use countersign_evidence::claims::{Product, TcbVersion, Tee, Window};
 use countersign_evidence::evidence::{TsmReport, media_type};
 
@@ -10,16 +11,6 @@ use super::amd::{Authority, Endorsed, Endorsement};
 use super::key::{Key, Kind};
 use super::spec::SnpSpec;
 use crate::{Attester, Error, Pause, Produced};
-
-/// GUIDs of the certificate table, in the order of their text.
-const VCEK: [u8; 16] =
-    [0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd];
-const VLEK: [u8; 16] =
-    [0xa8, 0x07, 0x4b, 0xc2, 0xa2, 0x5a, 0x48, 0x3e, 0xaa, 0xe6, 0x39, 0xc0, 0x45, 0xa0, 0xb8, 0xa1];
-const ASK: [u8; 16] =
-    [0x4a, 0xb7, 0xb3, 0x79, 0xbb, 0xac, 0x4f, 0xe4, 0xa0, 0x2f, 0x05, 0xae, 0xf3, 0x27, 0xc7, 0x82];
-const ARK: [u8; 16] =
-    [0xc0, 0xb4, 0x06, 0xa4, 0xa8, 0x03, 0x49, 0x52, 0x97, 0x43, 0x3f, 0xb6, 0x01, 0x4c, 0xd0, 0xae];
 
 /// An emulated SEV-SNP guest.
 #[derive(Debug)]
@@ -48,12 +39,16 @@ impl EmulatedSnp {
                 None => Endorsed::Vcek(certificate.chip_id.as_ref().unwrap_or(&spec.chip_id)),
             },
         };
-        let (guid, intermediate) = match endorsement.subject {
-            Endorsed::Vcek(_) => (VCEK, &authority.ask.certificate),
-            Endorsed::Vlek(_) => (VLEK, &authority.asvk),
+        let (kind, intermediate) = match endorsement.subject {
+            Endorsed::Vcek(_) => (CertificateKind::Vcek, &authority.ask.certificate),
+            Endorsed::Vlek(_) => (CertificateKind::Vlek, &authority.asvk),
         };
         let endorsement = authority.endorse(&endorsement, &key.spki()?, window)?;
-        let table = table(&[(guid, &endorsement), (ASK, intermediate), (ARK, &authority.ark.certificate)]);
+        let table = encode_table(&[
+            (kind, &endorsement),
+            (CertificateKind::Ask, intermediate),
+            (CertificateKind::Ark, &authority.ark.certificate),
+        ]);
         Ok(Self { spec, key, endorsement, table, pause })
     }
 
@@ -87,19 +82,19 @@ impl EmulatedSnp {
             // 72 bytes, little endian
             report.extend(component.iter().rev().copied().chain(std::iter::repeat(0)).take(72));
         }
-        report.resize(1184, 0);
+        report.resize(REPORT_SIZE, 0);
         Ok(report)
     }
 
     /// The 0x2A0 bytes that are signed.
     fn body(&self, report_data: &[u8; 64]) -> Vec<u8> {
         let spec = &self.spec;
-        let tcb = |version: Option<TcbVersion>| tcb_bytes(spec.product, version.unwrap_or(spec.reported_tcb));
+        let tcb = |version: Option<TcbVersion>| version.unwrap_or(spec.reported_tcb).to_bytes(spec.product);
         let signing_key = u32::from(spec.csp_id.is_some());
         let key_info = u32::from(spec.author_key_en) | u32::from(spec.mask_chip_key) << 1 | signing_key << 2;
         let chip_id = if spec.mask_chip_key { [0; 64] } else { spec.chip_id };
 
-        let mut body = Vec::with_capacity(1184);
+        let mut body = Vec::with_capacity(REPORT_SIZE);
         body.extend_from_slice(&spec.version.to_le_bytes());
         body.extend_from_slice(&spec.guest_svn.to_le_bytes());
         body.extend_from_slice(&spec.policy.to_le_bytes());
@@ -137,14 +132,6 @@ impl EmulatedSnp {
     }
 }
 
-/// TCB_VERSION; its layout depends on the product.
-const fn tcb_bytes(product: Product, tcb: TcbVersion) -> [u8; 8] {
-    match product {
-        Product::Milan | Product::Genoa => [tcb.bootloader, tcb.tee, 0, 0, 0, 0, tcb.snp, tcb.microcode],
-        Product::Turin => [tcb.fmc, tcb.bootloader, tcb.tee, tcb.snp, 0, 0, 0, tcb.microcode],
-    }
-}
-
 /// Family, model and stepping of a processor of this product.
 const fn cpuid(product: Product) -> [u8; 3] {
     match product {
@@ -152,24 +139,6 @@ const fn cpuid(product: Product) -> [u8; 3] {
         Product::Genoa => [0x19, 0x11, 1],
         Product::Turin => [0x1a, 0x02, 1],
     }
-}
-
-/// Entries of GUID, offset and length, an entry of zeros, then the certificates.
-fn table(certificates: &[([u8; 16], &Vec<u8>)]) -> Vec<u8> {
-    let mut table = Vec::new();
-    let mut offset = 24 * (certificates.len() + 1);
-    for (guid, der) in certificates {
-        table.extend_from_slice(guid);
-        for number in [offset, der.len()] {
-            table.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
-        }
-        offset += der.len();
-    }
-    table.extend_from_slice(&[0; 24]);
-    for (_, der) in certificates {
-        table.extend_from_slice(der);
-    }
-    table
 }
 
 impl Attester for EmulatedSnp {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use countersign_evidence::claims::Window;
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -32,12 +33,36 @@ const FORMAT: u32 = 1;
 /// The largest file that is read.
 const LIMIT: u64 = 64 * 1024;
 
-pub(super) fn save(vendor: &Vendor, directory: &Path) -> Result<(), Error> {
+/// Waits for whoever else makes a vendor in this directory. Released on drop.
+pub(super) fn lock(directory: &Path) -> Result<File, Error> {
+    create(directory)?;
+    let path = directory.join(".lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| io("open", &path, e))?;
+    flock(&file, FlockOperation::LockExclusive).map_err(|e| io("lock", &path, e.into()))?;
+    Ok(file)
+}
+
+/// Whether a vendor was saved here.
+pub(super) fn is_vendor(directory: &Path) -> bool {
+    directory.join(MANIFEST).exists()
+}
+
+fn create(directory: &Path) -> Result<(), Error> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .map_err(|e| io("create", directory, e))?;
+        .map_err(|e| io("create", directory, e))
+}
+
+pub(super) fn save(vendor: &Vendor, directory: &Path) -> Result<(), Error> {
+    create(directory)?;
     let intel = &vendor.intel;
     save_signer(directory, "intel-root", &intel.root)?;
     save_signer(directory, "intel-platform-ca", &intel.platform_ca)?;

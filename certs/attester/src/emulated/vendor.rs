@@ -86,6 +86,22 @@ impl Vendor {
         store::load(directory)
     }
 
+    /// Loads the vendor in `directory`, or generates one with both families and
+    /// saves it there. Processes that do so at once end up with the same one.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate), [`save`](Self::save) and [`load`](Self::load).
+    pub fn load_or_generate(directory: &Path, now: UnixTime, validity: Duration) -> Result<Self, Error> {
+        let _lock = store::lock(directory)?;
+        if store::is_vendor(directory) {
+            return Self::load(directory);
+        }
+        let vendor = Self::generate(now, validity)?;
+        vendor.amd_root()?;
+        vendor.save(directory)?;
+        Ok(vendor)
+    }
+
     /// The root of TDX and SGX machines.
     #[must_use]
     pub fn intel_root(&self) -> Fingerprint {
