@@ -121,6 +121,10 @@ pub struct IntelPlatform {
     pub tcb_date: String,
     /// `tcbDate` of the oldest part, seconds since the epoch.
     pub tcb_date_seconds: u64,
+    /// When the vendor published the TCB level that made this platform's (or a
+    /// part's) out of date: the tcbDate of the oldest newer level, seconds since
+    /// the epoch. `None` when nothing is out of date.
+    pub superseded: Option<u64>,
     /// The status of the TDX module, when the TCB info speaks of it.
     pub module_status: Option<TcbStatus>,
     /// The status of the quoting enclave.

@@ -88,8 +88,13 @@ pub struct IntelTcbRule {
     /// For a status other than `UpToDate`: the advisories that are accepted.
     /// `None` means that they are not looked at.
     pub advisories: Option<Vec<String>>,
-    /// `OutOfDate` and its variants are accepted for this many seconds after
-    /// the newer TCB info was issued.
+    /// `OutOfDate` and `OutOfDateConfigurationNeeded` are accepted for this many
+    /// seconds after the date (tcbDate) of the oldest TCB level that is newer
+    /// than the platform's, see [`IntelPlatform::superseded`]: the day of the
+    /// vendor's advisories, which TCB info of the standard channel follows up to
+    /// a year later.
+    ///
+    /// [`IntelPlatform::superseded`]: crate::claims::IntelPlatform::superseded
     pub grace_period: u64,
     /// The least `tcbEvaluationDataNumber` of the TCB info.
     pub min_evaluation_data_number: Option<u32>,

@@ -80,7 +80,9 @@ fn check_status(checks: &mut Checks, platform: &IntelPlatform, rule: &IntelTcbRu
         TcbStatus::Revoked => checks.refuse(Reason::TcbRevoked, "tcbStatus", expected, presented),
         _ if accepted.contains(&&status) => check_advisories(checks, platform, rule),
         TcbStatus::OutOfDate | TcbStatus::OutOfDateConfigurationNeeded => {
-            let end = platform.tcb_info_issued.saturating_add(rule.grace_period);
+            // Not from the issue of the TCB info: that is issued anew every
+            // day, and the period would never end.
+            let end = platform.superseded.unwrap_or(0).saturating_add(rule.grace_period);
             if rule.grace_period > 0 && checks.now() <= end {
                 checks.holds_until(end);
                 check_advisories(checks, platform, rule);

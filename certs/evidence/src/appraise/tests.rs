@@ -25,6 +25,7 @@ fn platform() -> IntelPlatform {
         platform_tcb_status: TcbStatus::UpToDate,
         tcb_date: "2026-01-01T00:00:00Z".to_owned(),
         tcb_date_seconds: NOW - 100 * DAY,
+        superseded: None,
         module_status: None,
         qe_tcb_status: TcbStatus::UpToDate,
         advisory_ids: Vec::new(),
@@ -494,19 +495,21 @@ fn every_advisory_of_an_accepted_status_must_be_listed() {
 #[test]
 fn a_grace_period_ends() {
     let rule = |grace| IntelTcbRule { grace_period: grace, ..IntelTcbRule::default() };
-    let decide = |issued, grace| {
+    let decide = |superseded, grace| {
         let mut body = tdx();
         body.platform.tcb_status = TcbStatus::OutOfDate;
-        body.platform.tcb_info_issued = issued;
+        body.platform.superseded = superseded;
         let tcb = TdxRule { tcb: rule(grace), ..tdx_rule() };
         let claims = claims(Tee::Tdx, INTEL_SGX_ROOT, Body::Tdx(Box::new(body)));
         decide(claims, &policy(vec![Alternative::Tdx(tcb)]), &references(), 0, NOW)
     };
-    let inside = decide(NOW - DAY, DAY + 60);
+    let inside = decide(Some(NOW - DAY), DAY + 60);
     assert!(matches!(inside.outcome, Outcome::Allow { valid_until, .. } if valid_until == NOW + 60));
-    assert!(decide(NOW - DAY, DAY).allows(), "the last second counts");
-    assert_eq!(findings(&decide(NOW - DAY, DAY - 1)), one(Reason::TcbOutOfDate, "tcbStatus"));
-    assert_eq!(findings(&decide(NOW, 0)), one(Reason::TcbOutOfDate, "tcbStatus"));
+    assert!(decide(Some(NOW - DAY), DAY).allows(), "the last second counts");
+    assert_eq!(findings(&decide(Some(NOW - DAY), DAY - 1)), one(Reason::TcbOutOfDate, "tcbStatus"));
+    assert_eq!(findings(&decide(Some(NOW), 0)), one(Reason::TcbOutOfDate, "tcbStatus"));
+    let unknown = findings(&decide(None, DAY));
+    assert_eq!(unknown, one(Reason::TcbOutOfDate, "tcbStatus"), "no grace without a beginning");
     let revoked = tdx_findings(|c, r| {
         c.platform.tcb_status = TcbStatus::Revoked;
         r.tcb = rule(u64::MAX);

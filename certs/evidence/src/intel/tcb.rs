@@ -68,7 +68,7 @@ impl TcbStatus {
         )
     }
 
-    const fn out_of_date(self) -> bool {
+    pub(crate) const fn out_of_date(self) -> bool {
         matches!(self, Self::OutOfDate | Self::OutOfDateConfigurationNeeded)
     }
 

@@ -122,7 +122,7 @@ pub(crate) fn verify<O: Observer>(
     let evaluation = watch.check("TCB level is known", evaluation, |e| {
         format!("{}, level of {}", e.status, e.platform.date_text)
     })?;
-    let body = body(quote, platform(&chain.facts, info, &evaluation, qe))?;
+    let body = body(quote, platform(&chain.facts, info, &evaluation, (qe, &identity.document)))?;
     watch.leave();
 
     Ok(Claims {
@@ -463,7 +463,7 @@ fn platform(
     facts: &PckFacts,
     info: &Endorsed<TcbInfo>,
     evaluation: &Evaluation<'_>,
-    qe: &SvnLevel,
+    (qe, identity): (&SvnLevel, &QeIdentity),
 ) -> IntelPlatform {
     let module_date = evaluation.module.map_or(u64::MAX, |m| m.date);
     let module_advisories = evaluation.module.map_or(&[][..], |m| &m.advisories);
@@ -486,12 +486,36 @@ fn platform(
         platform_tcb_status: evaluation.platform.status,
         tcb_date: evaluation.platform.date_text.clone(),
         tcb_date_seconds: evaluation.platform.date.min(qe.date).min(module_date),
+        superseded: superseded(&info.document, evaluation, qe, identity),
         module_status: evaluation.module.map(|m: &SvnLevel| -> TcbStatus { m.status }),
         qe_tcb_status: qe.status,
         advisory_ids,
         tcb_evaluation_data_number: info.document.evaluation_number,
         tcb_info_issued: info.document.window.from,
     }
+}
+
+/// When the first of the parts that are out of date was replaced.
+fn superseded(
+    info: &TcbInfo,
+    evaluation: &Evaluation<'_>,
+    qe: &SvnLevel,
+    identity: &QeIdentity,
+) -> Option<u64> {
+    let replaced = |status: TcbStatus, date: u64, newer: &mut dyn Iterator<Item = u64>| {
+        // Without a date of the newer level it counts as long ago.
+        status.out_of_date().then(|| newer.filter(|d| *d > date && *d != u64::MAX).min().unwrap_or(0))
+    };
+    let dates = |levels: &[SvnLevel]| levels.iter().map(|l| l.date).collect::<Vec<_>>().into_iter();
+    let module = evaluation.module.and_then(|module| {
+        let mut identities = info.module_identities.iter();
+        let levels = identities.find(|i| i.levels.iter().any(|l| std::ptr::eq(l, module)))?;
+        replaced(module.status, module.date, &mut dates(&levels.levels))
+    });
+    let platform = evaluation.platform;
+    let platform = replaced(platform.status, platform.date, &mut info.levels.iter().map(|l| l.date));
+    let qe = replaced(qe.status, qe.date, &mut dates(&identity.levels));
+    [platform, module, qe].into_iter().flatten().min()
 }
 
 fn body(quote: &Quote<'_>, platform: IntelPlatform) -> Result<Body, Finding> {
