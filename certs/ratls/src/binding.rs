@@ -104,12 +104,6 @@ impl ReportData {
         &self.0
     }
 
-    /// CCC Interoperable RA-TLS: SHA-256 of the claims buffer as transmitted,
-    /// then 32 zero bytes.
-    pub(crate) fn ccc(claims: &[u8]) -> Self {
-        Self::sha256_then_zeros(claims)
-    }
-
     /// SHA-256 of `data`, then 32 zero bytes: what CCC and Gramine have in common.
     pub(crate) fn sha256_then_zeros(data: &[u8]) -> Self {
         let mut out = [0; 64];

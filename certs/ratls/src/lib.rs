@@ -13,16 +13,24 @@ pub mod binding;
 pub mod bundle;
 pub mod ca;
 mod cbor;
+mod certificate;
 pub mod cmw;
+mod cmw_json;
 pub mod csr;
+mod der;
 pub mod extension;
 pub mod identity;
+mod jwks;
 pub mod key;
 pub mod merkle;
+pub mod native;
 pub mod peer;
 pub mod rotation;
+mod signature;
 pub mod spiffe;
 pub mod svid;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 
 pub use bundle::Bundle;

@@ -3,10 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use countersign_evidence::{Claims, Denial, Finding, Fingerprint, UnixTime, Verdict};
+use countersign_evidence::{Claims, Denial, Finding, Fingerprint, Reason, UnixTime, Verdict};
 use rustls_pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
 
+use crate::binding::{sha256, sha256_parts};
+use crate::extension::Subject;
 use crate::spiffe::SpiffeId;
+use crate::{certificate, extension, svid};
 
 /// Evidence as a peer conveyed it, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,16 +61,69 @@ impl Presented {
     /// # Errors
     /// When a cap, the SVID profile or the key binding does not hold.
     pub fn parse(chain: &[CertificateDer<'_>]) -> Result<Self, Finding> {
-        let _ = chain;
-        todo!()
+        let leaf = check_sizes(chain)?;
+        let certificate = certificate::parse("leaf", leaf)?;
+        let spki = certificate.public_key().raw;
+        let spki_sha256 = sha256(spki);
+        let self_signed = certificate::is_self_signed(&certificate);
+        // A self-signed certificate is no SVID, and a SPIFFE ID in it means
+        // nothing (3-attestation, section 6.3).
+        let id = if self_signed { None } else { Some(check_svid(&certificate, chain)?) };
+        let subject = Subject { spki, spki_sha256: &spki_sha256, id: id.as_ref() };
+        let evidence = extension::evidence(&certificate, subject)?;
+        let (not_before, not_after) = certificate::validity(&certificate);
+        Ok(Self {
+            chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
+            digest: Self::digest_of(chain),
+            id,
+            spki_sha256,
+            not_before,
+            not_after,
+            self_signed,
+            evidence,
+        })
     }
 
     /// SHA-256 of a whole chain, as in [`Presented::digest`].
     #[must_use]
     pub fn digest_of(chain: &[CertificateDer<'_>]) -> [u8; 32] {
-        let _ = chain;
-        todo!()
+        // With lengths, so that no two chains are the same bytes.
+        let lengths: Vec<_> = chain.iter().map(|c| (c.len() as u64).to_be_bytes()).collect();
+        let parts = lengths.iter().zip(chain).flat_map(|(length, der)| [&length[..], der.as_ref()]);
+        sha256_parts(parts)
     }
+}
+
+/// The most certificates of a chain.
+pub const MAX_CHAIN: usize = 5;
+
+/// The most bytes of a chain: below the limit of TLS, 64 KiB a message.
+pub const MAX_CHAIN_BYTES: usize = 56 * 1024;
+
+pub(crate) fn check_sizes<'a, 'b>(
+    chain: &'a [CertificateDer<'b>],
+) -> Result<&'a CertificateDer<'b>, Finding> {
+    let Some(leaf) = chain.first() else {
+        return Err(Finding::new(Reason::CertificateRequired, "certificate chain", "a leaf", "nothing"));
+    };
+    let oversized =
+        |expected, presented| Finding::new(Reason::Oversized, "certificate chain", expected, presented);
+    if chain.len() > MAX_CHAIN {
+        return Err(oversized(format!("at most {MAX_CHAIN} certificates"), chain.len().to_string()));
+    }
+    let bytes: usize = chain.iter().map(|certificate| certificate.len()).sum();
+    if bytes > MAX_CHAIN_BYTES {
+        return Err(oversized(format!("at most {MAX_CHAIN_BYTES} bytes"), bytes.to_string()));
+    }
+    Ok(leaf)
+}
+
+fn check_svid(leaf: &X509Certificate<'_>, chain: &[CertificateDer<'_>]) -> Result<SpiffeId, Finding> {
+    let id = svid::check_leaf(leaf)?;
+    for signing in chain.iter().skip(1) {
+        svid::check_signing(&certificate::parse("signing certificate", signing)?)?;
+    }
+    Ok(id)
 }
 
 /// Which side the peer is on.

@@ -1,14 +1,34 @@
 //! The TLS profile (3-attestation section 2): the only place that builds rustls
 //! configurations.
+//!
+//! TLS 1.3 only, hybrid key exchange first, no tickets, no resumption, no early
+//! data, no half-RTT data, client authentication always, an application protocol
+//! always. Whoever connects is judged in the handshake, every time: a resumed
+//! session would skip the judge, so it does not exist here (A8).
+
+mod verifier;
 
 use std::sync::Arc;
 
-use countersign_evidence::{Denial, Finding};
+use countersign_evidence::{Denial, Finding, Reason};
+use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::compress::{CertCompressor, CompressionCache};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, kx_group};
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, CommonState, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
 use crate::identity::Identity;
-use crate::peer::{Admission, Judge};
+use crate::peer::{Admission, Judge, Role};
 use crate::spiffe::IdPattern;
+
+use verifier::{Rules, Verifier};
 
 /// HBONE: HTTP/2 CONNECT streams.
 pub const ALPN_H2: &[u8] = b"h2";
@@ -26,11 +46,27 @@ pub struct Profile {
 
 /// Accepts hops. Cheap to clone; a new identity makes a new one.
 #[derive(Clone, Debug)]
-pub struct Acceptor(());
+pub struct Acceptor {
+    side: Arc<Side>,
+}
 
-/// Opens hops.
+/// Opens hops. Cheap to clone; a new identity makes a new one.
 #[derive(Clone, Debug)]
-pub struct Connector(());
+pub struct Connector {
+    side: Arc<Side>,
+    config: ClientConfig,
+}
+
+/// What the connections of one side share.
+#[derive(Debug)]
+struct Side {
+    rules: Arc<Rules>,
+    profile: Profile,
+    provider: Arc<CryptoProvider>,
+    certified: Arc<SingleCertAndKey>,
+    compressors: Vec<&'static dyn CertCompressor>,
+    compressed: Arc<CompressionCache>,
+}
 
 /// One handshake that was accepted: the stream, and who is there.
 #[derive(Debug)]
@@ -58,16 +94,173 @@ pub enum HandshakeError {
     Io(std::io::Error),
 }
 
+impl Side {
+    fn new(
+        identity: &Identity,
+        judge: Arc<dyn Judge>,
+        role: Role,
+        expected: Option<IdPattern>,
+        profile: &Profile,
+    ) -> Result<Self, Finding> {
+        if profile.alpn.is_empty() {
+            return Err(Finding::new(Reason::Internal, "ALPN", "at least one protocol", "none"));
+        }
+        let provider = Arc::new(provider(profile.require_pq));
+        let certified = CertifiedKey::new(identity.chain.clone(), Arc::clone(&identity.key));
+        certified.keys_match().map_err(|error| unusable(&error))?;
+        let rules = Arc::new(Rules {
+            judge,
+            role,
+            own_spki_sha256: identity.spki_sha256,
+            expected,
+            algorithms: provider.signature_verification_algorithms,
+        });
+        Ok(Self {
+            rules,
+            profile: profile.clone(),
+            provider,
+            certified: Arc::new(SingleCertAndKey::from(certified)),
+            compressors: compressors(identity),
+            compressed: Arc::new(CompressionCache::default()),
+        })
+    }
+
+    /// A configuration for one connection: its verifier keeps the decision.
+    fn server_config(&self, verifier: &Arc<Verifier>) -> Result<ServerConfig, Finding> {
+        let clock = Arc::clone(&self.profile.clock);
+        let mut config = ServerConfig::builder_with_details(Arc::clone(&self.provider), clock)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| unusable(&error))?
+            .with_client_cert_verifier(Arc::clone(verifier) as _)
+            .with_cert_resolver(Arc::clone(&self.certified) as _);
+        config.alpn_protocols.clone_from(&self.profile.alpn);
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        // Both: a client may ask for tickets (RFC 9149) that would not be sent unasked.
+        config.send_tls13_tickets = 0;
+        config.max_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        config.send_half_rtt_data = false;
+        config.cert_compressors.clone_from(&self.compressors);
+        config.cert_compression_cache = Arc::clone(&self.compressed);
+        Ok(config)
+    }
+
+    /// The configuration of a client, to which each connection sets its verifier.
+    fn client_config(&self) -> Result<ClientConfig, Finding> {
+        let clock = Arc::clone(&self.profile.clock);
+        let nobody = Arc::new(Verifier::new(Arc::clone(&self.rules)));
+        let mut config = ClientConfig::builder_with_details(Arc::clone(&self.provider), clock)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| unusable(&error))?
+            .dangerous()
+            .with_custom_certificate_verifier(nobody)
+            .with_client_cert_resolver(Arc::clone(&self.certified) as _);
+        config.alpn_protocols.clone_from(&self.profile.alpn);
+        config.resumption = Resumption::disabled();
+        config.enable_early_data = false;
+        config.enable_sni = false;
+        config.cert_compressors.clone_from(&self.compressors);
+        config.cert_compression_cache = Arc::clone(&self.compressed);
+        Ok(config)
+    }
+
+    /// What the handshake must have come to, whatever TLS libraries default to.
+    fn confirm(&self, connection: &CommonState) -> Result<(), Finding> {
+        if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
+            return Err(Finding::new(Reason::Resumed, "handshake", "a full handshake", "a resumed session"));
+        }
+        if connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+            let presented = format!("{:?}", connection.protocol_version());
+            return Err(Finding::new(Reason::TlsFailure, "TLS version", "TLS 1.3", presented));
+        }
+        let agreed = connection.alpn_protocol();
+        if !agreed.is_some_and(|agreed| self.profile.alpn.iter().any(|ours| ours == agreed)) {
+            let presented = agreed.map_or_else(|| "none".to_owned(), printable);
+            return Err(self.no_application_protocol(presented));
+        }
+        Ok(())
+    }
+
+    fn no_application_protocol(&self, presented: String) -> Finding {
+        let ours: Vec<_> = self.profile.alpn.iter().map(printable).collect();
+        Finding::new(Reason::NoApplicationProtocol, "ALPN", ours.join(", "), presented)
+    }
+
+    /// The admission of a handshake that came to its end.
+    fn conclude(
+        &self,
+        connection: &CommonState,
+        verifier: &Verifier,
+    ) -> Result<Arc<Admission>, HandshakeError> {
+        self.confirm(connection).map_err(|finding| HandshakeError::Denied(finding.into()))?;
+        match verifier.decision() {
+            Some(decision) => decision.map_err(HandshakeError::Denied),
+            None => {
+                let finding =
+                    Finding::new(Reason::Internal, "handshake", "a decision about the peer", "none");
+                Err(HandshakeError::Denied(finding.into()))
+            }
+        }
+    }
+}
+
 impl Acceptor {
     /// For `identity`, with `judge` deciding about clients.
     ///
     /// # Errors
     /// When the identity's key cannot be used.
     pub fn new(identity: &Identity, judge: Arc<dyn Judge>, profile: &Profile) -> Result<Self, Finding> {
-        let _ = (identity, judge, profile);
-        todo!()
+        let side = Arc::new(Side::new(identity, judge, Role::Client, None, profile)?);
+        side.server_config(&Arc::new(Verifier::new(Arc::clone(&side.rules))))?;
+        Ok(Self { side })
+    }
+
+    /// Runs the server side of a handshake. Cancel-safe by dropping; the caller bounds the time.
+    ///
+    /// # Errors
+    /// When the peer is refused, refuses us, or the transport fails.
+    pub async fn accept<S>(
+        &self,
+        io: S,
+    ) -> Result<Handshaken<tokio_rustls::server::TlsStream<S>>, HandshakeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io)
+            .await
+            .map_err(HandshakeError::from_io)?;
+        if let Err(finding) = self.check_alpn(&hello.client_hello()) {
+            // rustls goes on with a peer that offers no protocol at all. Nothing
+            // is encrypted yet, so the alert can be written here. Best effort:
+            // the refusal stands, whether or not it arrives.
+            let _ = hello.io.write_all(&NO_APPLICATION_PROTOCOL_ALERT).await;
+            let _ = hello.io.flush().await;
+            return Err(HandshakeError::Denied(finding.into()));
+        }
+        let verifier = Arc::new(Verifier::new(Arc::clone(&self.side.rules)));
+        let config = self.side.server_config(&verifier).map_err(|finding| HandshakeError::Tls { finding })?;
+        let stream = hello
+            .into_stream(Arc::new(config))
+            .await
+            .map_err(|error| HandshakeError::from_handshake(error, &verifier))?;
+        let admission = self.side.conclude(stream.get_ref().1, &verifier)?;
+        Ok(Handshaken { stream, admission })
+    }
+
+    fn check_alpn(&self, hello: &rustls::server::ClientHello<'_>) -> Result<(), Finding> {
+        let Some(mut offered) = hello.alpn() else {
+            return Err(self.side.no_application_protocol("none".to_owned()));
+        };
+        match offered.any(|theirs| self.side.profile.alpn.iter().any(|ours| ours == theirs)) {
+            true => Ok(()),
+            false => Err(self.side.no_application_protocol("others".to_owned())),
+        }
     }
 }
+
+/// A record of type alert, version 1.2 as RFC 8446 section 5.1 wants it,
+/// with two bytes: fatal, `no_application_protocol`.
+const NO_APPLICATION_PROTOCOL_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
 
 impl Connector {
     /// For `identity`, with `judge` deciding about the server, which must be one of `expected`.
@@ -80,30 +273,15 @@ impl Connector {
         expected: IdPattern,
         profile: &Profile,
     ) -> Result<Self, Finding> {
-        let _ = (identity, judge, expected, profile);
-        todo!()
+        let side = Arc::new(Side::new(identity, judge, Role::Server, Some(expected), profile)?);
+        let config = side.client_config()?;
+        Ok(Self { side, config })
     }
-}
 
-impl Acceptor {
-    /// Runs the server side of a handshake. Cancel-safe by dropping; the caller bounds the time.
-    ///
-    /// # Errors
-    /// When the peer is refused, refuses us, or the transport fails.
-    pub async fn accept<S>(
-        &self,
-        io: S,
-    ) -> Result<Handshaken<tokio_rustls::server::TlsStream<S>>, HandshakeError>
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    {
-        let _ = io;
-        todo!()
-    }
-}
-
-impl Connector {
     /// Runs the client side of a handshake. Cancel-safe by dropping; the caller bounds the time.
+    ///
+    /// In TLS 1.3 a client is done before the server has judged it: a refusal
+    /// of the server arrives with the first read, see [`peer_refusal`].
     ///
     /// # Errors
     /// When the peer is refused, refuses us, or the transport fails.
@@ -112,9 +290,110 @@ impl Connector {
         io: S,
     ) -> Result<Handshaken<tokio_rustls::client::TlsStream<S>>, HandshakeError>
     where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Unpin,
     {
-        let _ = io;
-        todo!()
+        let verifier = Arc::new(Verifier::new(Arc::clone(&self.side.rules)));
+        let mut config = self.config.clone();
+        config.dangerous().set_certificate_verifier(Arc::clone(&verifier) as Arc<dyn ServerCertVerifier>);
+        // rustls wants a name; it is neither sent (no SNI) nor checked (IDs are).
+        let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+        let stream = TlsConnector::from(Arc::new(config))
+            .connect(name, io)
+            .await
+            .map_err(|error| HandshakeError::from_handshake(error, &verifier))?;
+        let admission = self.side.conclude(stream.get_ref().1, &verifier)?;
+        Ok(Handshaken { stream, admission })
     }
+}
+
+impl HandshakeError {
+    /// The exact denial, when the verifier decided; TLS shows an alert only.
+    fn from_handshake(error: std::io::Error, verifier: &Verifier) -> Self {
+        match verifier.decision() {
+            Some(Err(denial)) => Self::Denied(denial),
+            _ => Self::from_io(error),
+        }
+    }
+
+    fn from_io(error: std::io::Error) -> Self {
+        let Some(tls) = tls_error(&error) else { return Self::Io(error) };
+        match tls {
+            rustls::Error::NoCertificatesPresented => {
+                let finding =
+                    Finding::new(Reason::CertificateRequired, "certificate chain", "a leaf", "nothing");
+                Self::Denied(finding.into())
+            }
+            other => Self::Tls { finding: describe(other) },
+        }
+    }
+}
+
+/// What an error of reading or writing an established stream says, when it is
+/// an error of TLS: the alert with which the peer refused us, for example.
+#[must_use]
+pub fn peer_refusal(error: &std::io::Error) -> Option<Finding> {
+    tls_error(error).map(describe)
+}
+
+fn tls_error(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
+}
+
+fn describe(error: &rustls::Error) -> Finding {
+    let rustls::Error::AlertReceived(alert) = error else {
+        return Finding::new(
+            Reason::TlsFailure,
+            "TLS handshake",
+            "TLS 1.3 by the mesh's profile",
+            error.to_string(),
+        );
+    };
+    let number = u8::from(*alert);
+    let meaning = match number {
+        40 => "handshake_failure: it is not ready to decide, or found no common parameters",
+        42 => "bad_certificate: our certificate or evidence is malformed or does not verify",
+        43 => "unsupported_certificate: it does not accept our form of evidence",
+        44 => "certificate_revoked: a certificate or our platform's TCB is revoked",
+        45 => "certificate_expired: our certificate or evidence is too old",
+        48 => "unknown_ca: our certificate or evidence ends in a root that it does not trust",
+        49 => "access_denied: its policy does not admit us",
+        70 => "protocol_version: it does not speak TLS 1.3",
+        80 => "internal_error: it failed",
+        116 => "certificate_required: it wants a certificate",
+        120 => "no_application_protocol: it does not speak our protocol",
+        _ => "see RFC 8446 section 6",
+    };
+    let presented = format!("the peer refused us with alert {number}, {meaning}");
+    Finding::new(Reason::TlsFailure, "TLS handshake", "the peer's consent", presented)
+}
+
+/// Key exchanges in the order of section 2.1.
+fn provider(require_pq: bool) -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = vec![kx_group::X25519MLKEM768, kx_group::SECP256R1MLKEM768];
+    if !require_pq {
+        provider.kx_groups.extend([kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1]);
+    }
+    provider
+}
+
+/// A chain of this size fits into the first flight without compression.
+const SMALL_CHAIN: usize = 1200;
+
+/// zlib before brotli: evidence shrinks as well, and inflating is the cheaper part of every
+/// handshake. Compression itself is done once per identity.
+fn compressors(identity: &Identity) -> Vec<&'static dyn CertCompressor> {
+    let bytes: usize = identity.chain.iter().map(|certificate| certificate.len()).sum();
+    match bytes {
+        ..=SMALL_CHAIN => Vec::new(),
+        _ => vec![rustls::compress::ZLIB_COMPRESSOR, rustls::compress::BROTLI_COMPRESSOR],
+    }
+}
+
+fn printable(protocol: impl AsRef<[u8]>) -> String {
+    String::from_utf8_lossy(protocol.as_ref()).into_owned()
+}
+
+fn unusable(error: &rustls::Error) -> Finding {
+    Finding::new(Reason::Internal, "TLS configuration", "a usable identity", error.to_string())
 }
