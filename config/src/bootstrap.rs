@@ -1,17 +1,33 @@
 //! The files that a proxy and a control plane start from.
 
+mod spec;
+
+use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path as FsPath, PathBuf};
 use std::time::Duration;
 
+use countersign_attester::emulated::{SgxSpec, SnpSpec, TdxSpec};
 use countersign_evidence::collateral::Item;
 use countersign_ratls::{Bundle, SpiffeId, TrustDomain};
+use serde::de::DeserializeOwned;
 
+pub use self::spec::{ControlPlaneBootstrapSpec, ProxyBootstrapSpec};
+use crate::document::{self, MAX_BYTES, Node, Path, Position};
+use crate::kinds::scalar::{FilePath, quoted};
 use crate::problem::Problem;
-use crate::resource::Resource;
+use crate::resource::{Kind, Resource};
+use crate::schema;
+
+/// The most files of a collateral directory.
+pub const MAX_COLLATERAL_FILES: usize = 256;
+/// The most bytes of one collateral file.
+pub const MAX_COLLATERAL_BYTES: u64 = 4 << 20;
+/// The most bytes of all of them.
+pub const MAX_COLLATERAL_TOTAL: u64 = 64 << 20;
 
 /// Which attester a process uses.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttesterChoice {
     /// The first usable device of this machine.
     Device,
@@ -24,13 +40,15 @@ pub enum AttesterChoice {
     },
 }
 
-/// An emulated machine. (Becomes the attester crate's specification types.)
-#[derive(Clone, Debug, PartialEq)]
+/// An emulated machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Machine {
     /// A TDX guest.
-    Tdx(serde_json::Value),
+    Tdx(Box<TdxSpec>),
+    /// An SGX enclave.
+    Sgx(Box<SgxSpec>),
     /// An SEV-SNP guest.
-    SevSnp(serde_json::Value),
+    SevSnp(Box<SnpSpec>),
 }
 
 /// `kind: ProxyBootstrap`, read, with the files that it names.
@@ -141,9 +159,74 @@ impl ProxyBootstrap {
     ///
     /// # Errors
     /// Every problem.
-    pub fn load(path: &std::path::Path) -> Result<Self, Vec<Problem>> {
-        let _ = path;
-        todo!()
+    pub fn load(path: &FsPath) -> Result<Self, Vec<Problem>> {
+        let mut file =
+            open::<ProxyBootstrapSpec>(path, schema::PROXY_BOOTSTRAP, |s, report| s.check(report))?;
+        let spec = file.spec;
+        let at = Path::default().key("spec");
+        let control_plane = at.key("controlPlane");
+
+        let id = spec.control_plane.id.0;
+        let bundle = file.source.bundle(&spec.trust_bundle, &at.key("trustBundle"), &id.trust_domain());
+        let attestation =
+            file.source.attestation(&spec.control_plane.attestation, &control_plane.key("attestation"));
+        let collateral = spec
+            .control_plane
+            .collateral
+            .as_ref()
+            .map_or_else(Vec::new, |dir| file.source.collateral(dir, &control_plane.key("collateral")));
+        let Some(bundle) = bundle.filter(|_| file.source.problems.is_empty()) else {
+            return Err(std::mem::take(&mut file.source.problems));
+        };
+        let source = &file.source;
+        Ok(Self {
+            name: spec.name,
+            workload: spec.workload.0,
+            bundle,
+            state_dir: source.resolve(&spec.state_dir),
+            attester: source.attester(spec.attester),
+            control_plane: ControlPlaneRef {
+                address: spec.control_plane.address.0,
+                id,
+                attestation,
+                collateral,
+            },
+            inbound: spec.inbound.map(|i| Inbound {
+                listen: i.listen.0,
+                workload: i.workload.0,
+                ports: i.ports,
+            }),
+            outbound: spec
+                .outbound
+                .into_iter()
+                .map(|o| Outbound { listen: o.listen.0, to: o.to.0, address: o.address.0, port: o.port })
+                .collect(),
+            admin: spec.admin.0,
+            metrics: spec.metrics.0,
+            readiness: spec.readiness.0,
+            limits: spec.limits.into(),
+            drain_timeout: spec.drain_timeout.0,
+        })
+    }
+}
+
+impl From<spec::Limits> for Limits {
+    fn from(limits: spec::Limits) -> Self {
+        let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+        Self {
+            handshakes_in_progress: size(limits.handshakes_in_progress),
+            hops: size(limits.hops),
+            streams_per_hop: limits.streams_per_hop,
+            handshake_timeout: limits.handshake_timeout.0,
+            connect_timeout: limits.connect_timeout.0,
+            idle_timeout: limits.idle_timeout.0,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        spec::Limits::default().into()
     }
 }
 
@@ -152,24 +235,202 @@ impl ControlPlaneBootstrap {
     ///
     /// # Errors
     /// Every problem.
-    pub fn load(path: &std::path::Path) -> Result<Self, Vec<Problem>> {
-        let _ = path;
-        todo!()
+    pub fn load(path: &FsPath) -> Result<Self, Vec<Problem>> {
+        let file = open::<ControlPlaneBootstrapSpec>(path, schema::CONTROL_PLANE_BOOTSTRAP, |s, report| {
+            s.check(report);
+        })?;
+        let (spec, source) = (file.spec, file.source);
+        let trust_domain = spec.trust_domain.0;
+        let id = match spec.id {
+            Some(id) => id.0,
+            None => {
+                SpiffeId::parse(&format!("{}/countersign/control-plane", trust_domain.id())).map_err(|e| {
+                    vec![source.problem(&Path::default().key("spec").key("trustDomain"), e.to_string())]
+                })?
+            }
+        };
+        Ok(Self {
+            trust_domain,
+            id,
+            listen: spec.listen.0,
+            state_dir: source.resolve(&spec.state_dir),
+            attester: source.attester(spec.attester),
+            collateral_dir: source.resolve(&spec.collateral_dir),
+            admin: spec.admin.0,
+            metrics: spec.metrics.0,
+            readiness: spec.readiness.0,
+        })
     }
 }
 
-/// Reads every file of a collateral directory, sorted by name, bounded in number and size.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn read_collateral(dir: &std::path::Path) -> std::io::Result<Vec<Item>> {
-    let _ = dir;
-    todo!()
+/// A file with exactly one document of a kind.
+struct File<S> {
+    source: Source,
+    spec: S,
 }
 
-/// x
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-pub struct ProxyBootstrapSpec {}
-/// x
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-pub struct ControlPlaneBootstrapSpec {}
+fn open<T: DeserializeOwned>(
+    path: &FsPath,
+    kind: &str,
+    check: impl FnOnce(&T, spec::Report<'_>),
+) -> Result<File<T>, Vec<Problem>> {
+    let name = path.display().to_string();
+    let refuse = |at: Position, path: &str, message: String| vec![Problem::error(&name, at, path, message)];
+    let text = read_bounded(path, MAX_BYTES as u64)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::Error::other("is not UTF-8")))
+        .map_err(|e| refuse(Position::default(), "", format!("cannot be read: {e}")))?;
+    let mut nodes = document::read(&name, &text).map_err(|problem| vec![problem])?.into_iter();
+    let node = match (nodes.next(), nodes.next()) {
+        (Some(node), None) => node,
+        (_, second) => {
+            let at = second.map_or(Position::default(), |node| node.at);
+            return Err(refuse(at, "", format!("must hold exactly one document, of kind {kind}")));
+        }
+    };
+    let found = node.get("kind").and_then(Node::as_str).unwrap_or_default();
+    if found != kind {
+        let at = node.locate(&Path::default().key("kind"));
+        return Err(refuse(at, "kind", format!("is {}, accepted: `{kind}`", quoted(found))));
+    }
+    let mut problems = schema::of(kind).map(|s| schema::check::check(&name, &node, s)).unwrap_or_default();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let spec_at = node.locate(&Path::default().key("spec"));
+    let spec = node.get("spec").map(Node::to_json).unwrap_or_default();
+    let spec: T = serde_json::from_value(spec).map_err(|e| refuse(spec_at, "spec", e.to_string()))?;
+    check(&spec, &mut |path, message| {
+        problems.push(Problem::error(&name, node.locate(&path), &path, message));
+    });
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let base = path.parent().map(FsPath::to_path_buf).unwrap_or_default();
+    Ok(File { source: Source { name, base, node, problems }, spec })
+}
+
+/// Where a file is, for the files that it names and for messages.
+struct Source {
+    name: String,
+    base: PathBuf,
+    node: Node,
+    problems: Vec<Problem>,
+}
+
+impl Source {
+    fn resolve(&self, path: &FilePath) -> PathBuf {
+        self.base.join(&path.0)
+    }
+
+    fn problem(&self, path: &Path, message: String) -> Problem {
+        Problem::error(&self.name, self.node.locate(path), path, message)
+    }
+
+    fn unreadable(&mut self, file: &FsPath, path: &Path, error: &io::Error) {
+        let problem = self.problem(path, format!("{} cannot be read: {error}", file.display()));
+        self.problems.push(problem);
+    }
+
+    fn attester(&self, attester: spec::Attester) -> AttesterChoice {
+        let spec::Attester::Emulated(emulated) = attester else { return AttesterChoice::Device };
+        let machine = match *emulated {
+            spec::Emulated { tdx: Some(tdx), .. } => Machine::Tdx(Box::new(tdx)),
+            spec::Emulated { sgx: Some(sgx), .. } => Machine::Sgx(Box::new(sgx)),
+            spec::Emulated { sev_snp, .. } => Machine::SevSnp(Box::new(sev_snp.unwrap_or_default())),
+        };
+        AttesterChoice::Emulated { vendor: self.resolve(&emulated.vendor), machine }
+    }
+
+    fn bundle(&mut self, file: &FilePath, path: &Path, trust_domain: &TrustDomain) -> Option<Bundle> {
+        let file = self.resolve(file);
+        match read_bounded(&file, MAX_BYTES as u64) {
+            Err(e) => self.unreadable(&file, path, &e),
+            Ok(bytes) => match Bundle::parse(trust_domain.clone(), &bytes) {
+                Ok(bundle) => return Some(bundle),
+                Err(finding) => {
+                    let problem = self.problem(path, format!("{}: {finding}", file.display()));
+                    self.problems.push(problem);
+                }
+            },
+        }
+        None
+    }
+
+    fn attestation(&mut self, file: &FilePath, path: &Path) -> Vec<Resource> {
+        let file = self.resolve(file);
+        let name = file.display().to_string();
+        let text = match read_bounded(&file, MAX_BYTES as u64) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(e) => {
+                self.unreadable(&file, path, &e);
+                return Vec::new();
+            }
+        };
+        let resources = match crate::resource::parse(&name, &text) {
+            Ok(resources) => resources,
+            Err(problems) => {
+                self.problems.extend(problems);
+                return Vec::new();
+            }
+        };
+        let accepted = |r: &&Resource| matches!(r.kind(), Kind::AttestationPolicy | Kind::ReferenceValues);
+        for other in resources.iter().filter(|r| !accepted(r)) {
+            let message =
+                format!("{name} holds {}, accepted: AttestationPolicy, ReferenceValues", other.key());
+            let problem = self.problem(path, message);
+            self.problems.push(problem);
+        }
+        if !resources.iter().any(|r| r.kind() == Kind::AttestationPolicy) {
+            let problem = self.problem(path, format!("{name} holds no AttestationPolicy"));
+            self.problems.push(problem);
+        }
+        resources
+    }
+
+    fn collateral(&mut self, dir: &FilePath, path: &Path) -> Vec<Item> {
+        let dir = self.resolve(dir);
+        read_collateral(&dir).unwrap_or_else(|e| {
+            self.unreadable(&dir, path, &e);
+            Vec::new()
+        })
+    }
+}
+
+/// Reads every file of a collateral directory, sorted by name, bounded in number
+/// and size. Directories and names that begin with a dot are left out.
+///
+/// # Errors
+/// When it cannot be read, or is over a limit.
+pub fn read_collateral(dir: &FsPath) -> io::Result<Vec<Item>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') || !std::fs::metadata(entry.path())?.is_file() {
+            continue;
+        }
+        names.push((name, entry.path()));
+        if names.len() > MAX_COLLATERAL_FILES {
+            return Err(io::Error::other(format!("more than {MAX_COLLATERAL_FILES} files")));
+        }
+    }
+    names.sort();
+    let mut left = MAX_COLLATERAL_TOTAL;
+    let mut items = Vec::with_capacity(names.len());
+    for (name, path) in names {
+        let bytes = read_bounded(&path, MAX_COLLATERAL_BYTES.min(left))
+            .map_err(|e| io::Error::new(e.kind(), format!("{name}: {e}")))?;
+        left = left.saturating_sub(bytes.len() as u64);
+        items.push(Item { name, bytes });
+    }
+    Ok(items)
+}
+
+fn read_bounded(path: &FsPath, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::other(format!("is larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}

@@ -40,7 +40,7 @@ impl Problem {
     pub fn error(
         file: &str,
         at: Position,
-        path: impl std::string::ToString,
+        path: &(impl fmt::Display + ?Sized),
         message: impl Into<String>,
     ) -> Self {
         Self {

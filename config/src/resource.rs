@@ -336,11 +336,11 @@ fn kind_of(file: &str, node: &Node) -> Result<Kind, Problem> {
     let text = kind.as_str().unwrap_or_default();
     if matches!(text, schema::PROXY_BOOTSTRAP | schema::CONTROL_PLANE_BOOTSTRAP) {
         let message = format!("`{text}` is the file that a process starts from, not a resource");
-        return Err(Problem::error(file, kind.at, path, message));
+        return Err(Problem::error(file, kind.at, &path, message));
     }
     Kind::ALL.into_iter().find(|k| k.name() == text).ok_or_else(|| {
         let message = format!("unknown kind {}", quoted(text));
-        Problem::error(file, kind.at, path, message).hint(schema::check::suggest(text, &names))
+        Problem::error(file, kind.at, &path, message).hint(schema::check::suggest(text, &names))
     })
 }
 

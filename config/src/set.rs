@@ -36,7 +36,7 @@ struct Set<'a> {
 
 fn error(key: &Key, path: &str, message: String) -> Problem {
     let path = if path.is_empty() { key.to_string() } else { format!("{key}, {path}") };
-    Problem::error("", Position::default(), path, message)
+    Problem::error("", Position::default(), &path, message)
 }
 
 impl Set<'_> {

@@ -1,13 +1,27 @@
 //! The view: everything that decides, made from one generation of configuration.
 
+mod authorize;
+mod compile;
+pub mod explain;
+mod judge;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use countersign_evidence::cache::Cache;
 use countersign_evidence::collateral::{Collateral, Item, Marks};
-use countersign_evidence::{Claims, Denial, UnixTime, Verdict};
-use countersign_ratls::peer::{Admission, Presented};
-use countersign_ratls::{Bundle, SpiffeId};
+use countersign_evidence::policy::References;
+use countersign_evidence::{Anchors, Fingerprint, UnixTime};
+use countersign_ratls::{Bundle, SpiffeId, TrustDomain};
 
-use crate::resource::{Key, Resource};
+use self::authorize::CallPolicy;
+use self::compile::HopPolicy;
+use crate::kinds::trust_domain::{KeyType, TrustDomainSpec};
+use crate::kinds::{Selector, WorkloadIdentitySpec};
+use crate::resource::{Key, Kind, Metadata, ROOT_NAMESPACE, Resource};
+
+/// How many verified certificate chains and TCB evaluations are kept.
+const CACHE_ENTRIES: usize = 4096;
 
 /// What a view is made from.
 #[derive(Clone, Debug)]
@@ -27,7 +41,9 @@ pub struct Inputs {
 pub struct Built {
     /// The view of everything else.
     pub view: View,
-    /// Resources that cannot be used, with the reason.
+    /// Resources that cannot be used, or not fully, with the reason. What they
+    /// would have admitted is refused: a policy whose Reference Values are
+    /// missing still guards, and accepts nobody by them.
     pub rejected: Vec<(Key, String)>,
     /// Collateral that cannot be used, by item name.
     pub refused_collateral: Vec<(String, countersign_evidence::Finding)>,
@@ -40,6 +56,35 @@ pub struct View {
     pub generation: u64,
     /// Appraised collateral.
     pub collateral: Collateral,
+    /// What it was made from: equal views decide equally.
+    id: Fingerprint,
+    collateral_items: Vec<(String, Fingerprint)>,
+    anchors: Anchors,
+    cache: Arc<Cache>,
+    bundles: BTreeMap<TrustDomain, Bundle>,
+    references: References,
+    hop_policies: Vec<HopPolicy>,
+    call_policies: Vec<CallPolicy>,
+    identities: HashMap<SpiffeId, Identity>,
+    /// SPIFFE IDs by `namespace/name` of the WorkloadIdentity.
+    workloads: HashMap<String, SpiffeId>,
+    trust_domain: TrustDomainSpec,
+    guards_control_plane: bool,
+}
+
+/// A WorkloadIdentity, as the policies see it.
+#[derive(Debug)]
+struct Identity {
+    key: Key,
+    labels: BTreeMap<String, String>,
+    granted_by: String,
+}
+
+impl Identity {
+    /// Whether a policy in `namespace` with this selector selects it.
+    fn selected_by(&self, namespace: &str, selector: &Selector) -> bool {
+        (self.key.namespace == namespace || namespace == ROOT_NAMESPACE) && selector.matches(&self.labels)
+    }
 }
 
 /// What an AuthorizationPolicy decided.
@@ -59,67 +104,245 @@ impl View {
     /// Compiles a view at `now`.
     #[must_use]
     pub fn build(inputs: Inputs, marks: &mut Marks, now: UnixTime) -> Built {
-        let _ = (inputs, marks, now);
-        todo!()
+        build(inputs, None, false, marks, now)
     }
 
-    /// Judges a hop's peer on behalf of the workload `me`: path to the bundle of
-    /// its own trust domain, evidence, and every AttestationPolicy that selects
-    /// `me` and speaks of the peer. Uncached; [`Guard`](crate::Guard) caches.
-    ///
-    /// # Errors
-    /// The denial: of the path, the evidence, the first `Enforce` policy that
-    /// does not hold, or `no-policy`.
-    pub fn judge_hop(&self, me: &SpiffeId, presented: Presented, now: UnixTime) -> Result<Admission, Denial> {
-        let _ = (me, presented, now);
-        todo!()
-    }
-
-    /// Judges a proxy that calls the control plane: path, and the policy of the
-    /// `WorkloadIdentity` that has this SPIFFE ID.
-    ///
-    /// # Errors
-    /// The denial.
-    pub fn judge_workload(&self, presented: Presented, now: UnixTime) -> Result<Admission, Denial> {
-        let _ = (presented, now);
-        todo!()
-    }
-
-    /// Verifies evidence with this view's collateral and anchors.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn verify(&self, media_type: &str, value: &[u8], now: UnixTime) -> Result<Arc<Claims>, Denial> {
-        let _ = (media_type, value, now);
-        todo!()
-    }
-
-    /// Appraises verified evidence for the identity of the `WorkloadIdentity`
-    /// `namespace/name`: its SPIFFE ID when its policy holds.
-    ///
-    /// # Errors
-    /// The denial; `no-policy` when there is no such identity.
-    pub fn entitle(
-        &self,
-        workload: &str,
-        claims: &Arc<Claims>,
-        now: UnixTime,
-    ) -> Result<(SpiffeId, Verdict), Denial> {
-        let _ = (workload, claims, now);
-        todo!()
-    }
-
-    /// Whether `peer` may call port `port` of `me`: Deny, then Allow, then
-    /// Audit, as Istio orders them; without any Allow that matches the answer is no.
+    /// Compiles the view that replaces `previous`, and takes over what is still
+    /// true: collateral that did not change, and certificate chains that were
+    /// verified under the same anchors (their cache is keyed by the collateral).
     #[must_use]
-    pub fn authorize(&self, peer: &Admission, me: &SpiffeId, port: u16) -> Decision {
-        let _ = (peer, me, port);
-        todo!()
+    pub fn build_after(previous: &View, inputs: Inputs, marks: &mut Marks, now: UnixTime) -> Built {
+        build(inputs, Some(previous), previous.guards_control_plane, marks, now)
+    }
+
+    /// Compiles the view by which a proxy judges its control plane, from the
+    /// files of its bootstrap. There are no WorkloadIdentities: every policy
+    /// with an empty selector guards, whoever `me` is in
+    /// [`judge_hop`](View::judge_hop); the other policies do nothing.
+    #[must_use]
+    pub fn for_control_plane(inputs: Inputs, marks: &mut Marks, now: UnixTime) -> Built {
+        build(inputs, None, true, marks, now)
+    }
+
+    /// What the view was made from, except its generation: SHA-256. Views with
+    /// the same ID decide equally.
+    #[must_use]
+    pub const fn id(&self) -> &Fingerprint {
+        &self.id
+    }
+
+    /// The roots at which verifications may end.
+    #[must_use]
+    pub const fn anchors(&self) -> &Anchors {
+        &self.anchors
+    }
+
+    /// The bundle of a trust domain.
+    #[must_use]
+    pub fn bundle(&self, trust_domain: &TrustDomain) -> Option<&Bundle> {
+        self.bundles.get(trust_domain)
+    }
+
+    /// The SPIFFE ID of the WorkloadIdentity `namespace/name`.
+    #[must_use]
+    pub fn workload(&self, name: &str) -> Option<&SpiffeId> {
+        self.workloads.get(name)
     }
 
     /// The SVID lifetime of the trust domain in seconds.
     #[must_use]
     pub fn svid_lifetime(&self) -> u64 {
-        todo!()
+        self.trust_domain.svid.lifetime.as_secs()
     }
+
+    /// The kind of key of the trust domain's SVIDs.
+    #[must_use]
+    pub const fn svid_key_type(&self) -> KeyType {
+        self.trust_domain.svid.key_type
+    }
+
+    /// The lifetime of the trust domain's CA certificate in seconds.
+    #[must_use]
+    pub fn ca_lifetime(&self) -> u64 {
+        self.trust_domain.ca.lifetime.as_secs()
+    }
+}
+
+fn build(
+    inputs: Inputs,
+    previous: Option<&View>,
+    guards_control_plane: bool,
+    marks: &mut Marks,
+    now: UnixTime,
+) -> Built {
+    let Inputs { generation, mut resources, bundles, collateral: items } = inputs;
+    // One set of resources makes one view, in whatever order they arrive.
+    resources.sort_by_cached_key(|resource| resource.key());
+    let mut rejected = Vec::new();
+
+    let trust_domain = trust_domain(&resources, &mut rejected);
+    let references: References = resources
+        .iter()
+        .filter_map(|resource| match resource.as_ref() {
+            Resource::ReferenceValues(m, spec) => {
+                Some((format!("{}/{}", m.namespace, m.name), compile::reference_set(spec)))
+            }
+            _ => None,
+        })
+        .collect();
+    let hop_policies = hop_policies(&resources, generation, &references, &mut rejected);
+    let identities =
+        identities(&resources, trust_domain.as_ref().map(|(d, _)| d), &hop_policies, &mut rejected);
+    let call_policies = resources.iter().filter_map(|resource| match resource.as_ref() {
+        Resource::AuthorizationPolicy(_, spec) => Some(CallPolicy::new(resource.key(), spec)),
+        _ => None,
+    });
+    let call_policies = call_policies.collect();
+
+    let mut anchors = Anchors::built_in();
+    hop_policies.iter().for_each(|policy| policy.admit(&mut anchors));
+    let collateral_items: Vec<_> =
+        items.iter().map(|item| (item.name.clone(), Fingerprint::of(&item.bytes))).collect();
+    // Whatever was verified under other anchors is not believed again.
+    let reusable = previous.filter(|p| p.anchors == anchors);
+    let (collateral, refused_collateral) = match reusable {
+        Some(p) if p.collateral_items == collateral_items => (p.collateral.clone(), Vec::new()),
+        _ => {
+            let appraised = Collateral::appraise(&items, &anchors, marks, now);
+            (appraised.collateral, appraised.refused)
+        }
+    };
+    let cache = reusable.map_or_else(|| Arc::new(Cache::new(CACHE_ENTRIES)), |p| Arc::clone(&p.cache));
+    let workloads = identities
+        .iter()
+        .map(|(id, identity)| (format!("{}/{}", identity.key.namespace, identity.key.name), id.clone()));
+    let view = View {
+        generation,
+        id: id(&resources, &bundles, &collateral, guards_control_plane),
+        collateral,
+        collateral_items,
+        anchors,
+        cache,
+        bundles: bundles.into_iter().map(|b| (b.trust_domain.clone(), b)).collect(),
+        references,
+        hop_policies,
+        call_policies,
+        workloads: workloads.collect(),
+        identities,
+        trust_domain: trust_domain.map(|(_, spec)| spec).unwrap_or_default(),
+        guards_control_plane,
+    };
+    Built { view, rejected, refused_collateral }
+}
+
+type Rejected = Vec<(Key, String)>;
+
+/// The trust domain, if exactly one is defined.
+fn trust_domain(
+    resources: &[Arc<Resource>],
+    rejected: &mut Rejected,
+) -> Option<(TrustDomain, TrustDomainSpec)> {
+    let mut found: Option<(TrustDomain, TrustDomainSpec)> = None;
+    for resource in resources {
+        let Resource::TrustDomain(metadata, spec) = resource.as_ref() else { continue };
+        match (&found, TrustDomain::parse(&metadata.name)) {
+            (Some((first, _)), _) => {
+                rejected.push((resource.key(), format!("the mesh has one trust domain, which is {first}")));
+            }
+            (None, Ok(name)) => found = Some((name, spec.clone())),
+            (None, Err(finding)) => rejected.push((resource.key(), finding.to_string())),
+        }
+    }
+    found
+}
+
+fn hop_policies(
+    resources: &[Arc<Resource>],
+    generation: u64,
+    references: &References,
+    rejected: &mut Rejected,
+) -> Vec<HopPolicy> {
+    let mut policies = Vec::new();
+    for resource in resources {
+        let Resource::AttestationPolicy(metadata, spec) = resource.as_ref() else { continue };
+        let policy = HopPolicy::new(metadata, spec, generation);
+        let missing: BTreeSet<&str> =
+            policy.references().filter(|name| !references.contains_key(*name)).map(String::as_str).collect();
+        if !missing.is_empty() {
+            let names: Vec<&str> = missing.into_iter().collect();
+            let message = format!(
+                "there is no ReferenceValues {}: the policy guards, and accepts nobody by them",
+                names.join(", ")
+            );
+            rejected.push((resource.key(), message));
+        }
+        // It stays in force: to drop it would admit whom it refuses.
+        policies.push(policy);
+    }
+    policies
+}
+
+fn identities(
+    resources: &[Arc<Resource>],
+    trust_domain: Option<&TrustDomain>,
+    policies: &[HopPolicy],
+    rejected: &mut Rejected,
+) -> HashMap<SpiffeId, Identity> {
+    let all: Vec<(&Metadata, &WorkloadIdentitySpec)> = resources
+        .iter()
+        .filter_map(|resource| match resource.as_ref() {
+            Resource::WorkloadIdentity(metadata, spec) => Some((metadata, spec)),
+            _ => None,
+        })
+        .collect();
+    let mut owners: HashMap<&SpiffeId, usize> = HashMap::new();
+    for (_, spec) in &all {
+        *owners.entry(&spec.spiffe_id.0).or_default() += 1;
+    }
+    let mut identities = HashMap::new();
+    for (metadata, spec) in all {
+        let id = &spec.spiffe_id.0;
+        let key = Key {
+            kind: Kind::WorkloadIdentity,
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+        };
+        // Which of two is meant cannot be known: taking either could hand one
+        // workload's identity to another.
+        if owners.get(id).is_some_and(|n| *n > 1) {
+            rejected.push((key, format!("{id} is given to more than one WorkloadIdentity: nobody gets it")));
+            continue;
+        }
+        if let Some(domain) = trust_domain.filter(|d| **d != id.trust_domain()) {
+            rejected.push((key, format!("{id} is outside the trust domain {domain}")));
+            continue;
+        }
+        let granted_by = spec.attestation.policy.0.clone();
+        if !policies.iter().any(|p| p.key.namespace == key.namespace && p.key.name == granted_by) {
+            let message =
+                format!("there is no AttestationPolicy {}/{granted_by}: nobody gets {id}", key.namespace);
+            rejected.push((key.clone(), message));
+        }
+        identities.insert(id.clone(), Identity { key, labels: spec.labels.clone(), granted_by });
+    }
+    identities
+}
+
+fn id(
+    resources: &[Arc<Resource>],
+    bundles: &[Bundle],
+    collateral: &Collateral,
+    guards_control_plane: bool,
+) -> Fingerprint {
+    let mut text = format!("{guards_control_plane}\n{}\n", hex::encode(collateral.id()));
+    for resource in resources {
+        text.push_str(&resource.to_json());
+        text.push('\n');
+    }
+    let mut bundles: Vec<_> = bundles.iter().collect();
+    bundles.sort_by(|a, b| a.trust_domain.cmp(&b.trust_domain));
+    for bundle in bundles {
+        text.push_str(&format!("{}\n{}\n", bundle.trust_domain, bundle.to_json()));
+    }
+    Fingerprint::of(text.as_bytes())
 }

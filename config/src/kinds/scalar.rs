@@ -105,17 +105,17 @@ text!(
 text!(
     /// A SPIFFE ID.
     Spiffe(SpiffeId), "spiffe-id", "^spiffe://[a-z0-9._-]{1,255}(/[a-zA-Z0-9._-]+)*$",
-    |t| SpiffeId::parse(t).map_err(grammar), |v, f| f.write_str(v.as_str())
+    |t| SpiffeId::parse(t).map_err(|e| grammar(&e)), |v, f| f.write_str(v.as_str())
 );
 text!(
     /// A SPIFFE ID, one that ends in `/*` and covers everything below, or `*`.
     Pattern(IdPattern), "spiffe-pattern", "^(\\*|spiffe://[a-z0-9._-]{1,255}(/[a-zA-Z0-9._-]+)*(/\\*)?)$",
-    |t| IdPattern::parse(t).map_err(grammar), |v, f| f.write_str(v.as_str())
+    |t| IdPattern::parse(t).map_err(|e| grammar(&e)), |v, f| f.write_str(v.as_str())
 );
 text!(
     /// The name of a trust domain.
     Domain(TrustDomain), "trust-domain", "^[a-z0-9._-]{1,255}$",
-    |t| TrustDomain::parse(t).map_err(grammar), |v, f| f.write_str(v.as_str())
+    |t| TrustDomain::parse(t).map_err(|e| grammar(&e)), |v, f| f.write_str(v.as_str())
 );
 text!(
     /// The name of a resource: a DNS-1123 subdomain.
@@ -267,7 +267,7 @@ fn parse_host_port(text: &str) -> Result<String, String> {
     }
 }
 
-fn grammar(finding: countersign_evidence::Finding) -> String {
+fn grammar(finding: &countersign_evidence::Finding) -> String {
     format!("{} is {}, accepted: {}", finding.field, finding.presented, finding.expected)
 }
 

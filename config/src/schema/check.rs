@@ -144,6 +144,12 @@ impl<'a> Checker<'a> {
         if let Some(Err(message)) = check.map(|check| check(text)) {
             return self.report(node.at, path, message, None);
         }
+        if let Some(digits) = schema.get("pattern").and_then(Json::as_str).and_then(hex_digits)
+            && (text.len() != digits || !text.bytes().all(|b| b.is_ascii_hexdigit()))
+        {
+            let message = format!("{} is not {digits} hex digits", quoted(text));
+            return self.report(node.at, path, message, None);
+        }
         let length = text.chars().count();
         let (least, most) = (limit(schema, "minLength", 0), limit(schema, "maxLength", usize::MAX));
         if !(least..=most).contains(&length) {
@@ -277,6 +283,11 @@ impl<'a> Checker<'a> {
         };
         self.report(node.at, path, format!("is {}, accepted: {accepted}", describe(node)), hint);
     }
+}
+
+/// The number of digits in the pattern of a digest, how the emulated machines write it.
+fn hex_digits(pattern: &str) -> Option<usize> {
+    pattern.strip_prefix("^[0-9a-fA-F]{")?.strip_suffix("}$")?.parse().ok()
 }
 
 fn limit(schema: &Json, key: &str, default: usize) -> usize {

@@ -1,0 +1,231 @@
+//! From what operators write to what the appraisal reads.
+
+use countersign_evidence::anchors::{Anchors, Fingerprint};
+use countersign_evidence::policy::{
+    self as compiled, Common, IntelTcbRule, Policy, PolicyRef, ReferenceSet, SgxReference, SgxRule,
+    SnpReference, SnpRule, TdxReference, TdxRule,
+};
+use countersign_ratls::SpiffeId;
+use countersign_ratls::peer::Form;
+
+use crate::kinds::Selector;
+use crate::kinds::attestation_policy::{
+    Alternative, AttestationPolicySpec, CrlUse, EvidenceForm, Measurements, Mode, SgxBlock, SnpBlock,
+    TcbStatus, TdxBlock,
+};
+use crate::kinds::reference_values::ReferenceValuesSpec;
+use crate::kinds::scalar::{Duration, Hex, Pattern};
+use crate::resource::{Key, Kind, Metadata};
+
+/// An AttestationPolicy, ready to be applied.
+#[derive(Debug)]
+pub(super) struct HopPolicy {
+    pub(super) key: Key,
+    pub(super) selector: Selector,
+    peers: Option<Vec<Pattern>>,
+    pub(super) mode: Mode,
+    forms: Vec<Form>,
+    pub(super) policy: Policy,
+    /// The measurements that each alternative names, for explanations.
+    pub(super) demands: Vec<String>,
+}
+
+impl HopPolicy {
+    pub(super) fn new(metadata: &Metadata, spec: &AttestationPolicySpec, generation: u64) -> Self {
+        let namespace = &metadata.namespace;
+        let any_of = spec.any_of.iter().map(|a| alternative(a, namespace)).collect();
+        let key =
+            Key { kind: Kind::AttestationPolicy, namespace: namespace.clone(), name: metadata.name.clone() };
+        let name = PolicyRef { namespace: namespace.clone(), name: metadata.name.clone(), generation };
+        let forms = spec.accept_forms.iter().map(|form| match form {
+            EvidenceForm::Native => Form::Native,
+            EvidenceForm::Ccc => Form::Ccc,
+        });
+        Self {
+            key,
+            selector: spec.selector.clone(),
+            peers: spec.peers.clone(),
+            mode: spec.mode,
+            forms: forms.collect(),
+            policy: Policy {
+                name,
+                any_of,
+                max_evidence_age: spec.freshness.as_ref().map(|f| f.max_evidence_age.as_secs()),
+            },
+            demands: spec.any_of.iter().enumerate().map(|(i, a)| demand(i, a)).collect(),
+        }
+    }
+
+    /// Whether it speaks of this peer.
+    pub(super) fn speaks_of(&self, peer: &SpiffeId) -> bool {
+        self.peers.as_ref().is_none_or(|peers| peers.iter().any(|p| p.0.matches(peer)))
+    }
+
+    /// Whether it accepts evidence in this form.
+    pub(super) fn accepts(&self, form: Form) -> bool {
+        self.forms.contains(&form)
+    }
+
+    /// The forms as operators write them.
+    pub(super) fn forms(&self) -> String {
+        let names = self.forms.iter().map(|form| match form {
+            Form::Native => "Native",
+            Form::Ccc => "Ccc",
+        });
+        names.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Lets verifications end at the roots that the policy names.
+    pub(super) fn admit(&self, anchors: &mut Anchors) {
+        for alternative in &self.policy.any_of {
+            let common = common_of(alternative);
+            common.roots.iter().flatten().for_each(|root| anchors.admit_vendor(*root));
+            common.emulated_roots.iter().for_each(|root| anchors.admit_emulated(*root));
+        }
+    }
+
+    /// The sets of Reference Values that it names, as `namespace/name`.
+    pub(super) fn references(&self) -> impl Iterator<Item = &String> {
+        self.policy.any_of.iter().flat_map(|a| &common_of(a).references)
+    }
+}
+
+fn common_of(alternative: &compiled::Alternative) -> &Common {
+    match alternative {
+        compiled::Alternative::Tdx(rule) => &rule.common,
+        compiled::Alternative::Sgx(rule) => &rule.common,
+        compiled::Alternative::SevSnp(rule) => &rule.common,
+    }
+}
+
+/// One line about an alternative: what stands out for a reader.
+fn demand(index: usize, alternative: &Alternative) -> String {
+    let tee = countersign_evidence::claims::Tee::from(alternative.tee());
+    let names: Vec<&str> = alternative.measurements().names().iter().map(|n| n.0.as_str()).collect();
+    let measurements = if names.is_empty() {
+        "any measurement".to_owned()
+    } else {
+        format!("measurements of {}", names.join(" or "))
+    };
+    let (emulated, more) = match alternative {
+        Alternative::Tdx(b) => (!b.emulated_roots.is_empty(), statuses(&b.tcb_status)),
+        Alternative::Sgx(b) => (!b.emulated_roots.is_empty(), statuses(&b.tcb_status)),
+        Alternative::SevSnp(b) => (!b.emulated_roots.is_empty(), format!("VMPL {}", b.vmpl)),
+    };
+    let emulated = if emulated { ", emulated platforms admitted" } else { "" };
+    format!("anyOf[{index}].{tee}: {measurements}, {more}{emulated}")
+}
+
+fn statuses(statuses: &[TcbStatus]) -> String {
+    let names: Vec<String> = statuses.iter().map(|s| format!("{s:?}")).collect();
+    format!("TCB {}", names.join(" or "))
+}
+
+fn alternative(alternative: &Alternative, namespace: &str) -> compiled::Alternative {
+    match alternative {
+        Alternative::Tdx(block) => compiled::Alternative::Tdx(tdx(block, namespace)),
+        Alternative::Sgx(block) => compiled::Alternative::Sgx(sgx(block, namespace)),
+        Alternative::SevSnp(block) => compiled::Alternative::SevSnp(snp(block, namespace)),
+    }
+}
+
+fn tdx(block: &TdxBlock, namespace: &str) -> TdxRule {
+    TdxRule {
+        common: common(&block.roots, &block.emulated_roots, &block.platforms, &block.measurements, namespace),
+        tcb: IntelTcbRule {
+            accepted: block.tcb_status.iter().map(|s| (*s).into()).collect(),
+            advisories: block.advisories.clone(),
+            grace_period: block.tcb_grace_period.as_ref().map_or(0, Duration::as_secs),
+            min_evaluation_data_number: block.min_tcb_evaluation_data_number,
+        },
+        td_attributes: block.td_attributes.map(|h| h.0),
+        xfam: block.xfam.map(|h| h.0),
+        mr_config_id: block.mr_config_id.map(|h| h.0),
+        mr_owner: block.mr_owner.map(|h| h.0),
+        mr_owner_config: block.mr_owner_config.map(|h| h.0),
+        service_tds: block.service_tds.iter().map(|h| h.0).collect(),
+    }
+}
+
+fn sgx(block: &SgxBlock, namespace: &str) -> SgxRule {
+    SgxRule {
+        common: common(&block.roots, &block.emulated_roots, &block.platforms, &block.measurements, namespace),
+        tcb: IntelTcbRule {
+            accepted: block.tcb_status.iter().map(|s| (*s).into()).collect(),
+            advisories: block.advisories.clone(),
+            grace_period: block.tcb_grace_period.as_ref().map_or(0, Duration::as_secs),
+            min_evaluation_data_number: block.min_tcb_evaluation_data_number,
+        },
+        config_id: block.config_id.map(|h| h.0),
+    }
+}
+
+fn snp(block: &SnpBlock, namespace: &str) -> SnpRule {
+    let (platform_info_set, platform_info_clear) =
+        block.platform_info.as_ref().map_or((0, 0), |flags| flags.masks());
+    let (policy_set, policy_clear) = block.guest_policy.as_ref().map_or((0, 0), |flags| flags.masks());
+    let digests = |list: &Option<Vec<Hex<48>>>| list.as_ref().map(|l| l.iter().map(|h| h.0).collect());
+    SnpRule {
+        common: common(&block.roots, &block.emulated_roots, &block.platforms, &block.measurements, namespace),
+        products: block.products.iter().flatten().map(|p| (*p).into()).collect(),
+        min_tcb: block.min_tcb.map(Into::into),
+        vmpl: u32::from(block.vmpl),
+        host_data: block.host_data.map(|h| h.0),
+        id_key_digests: digests(&block.id_key_digests),
+        author_key_digests: digests(&block.author_key_digests),
+        min_guest_svn: block.min_guest_svn,
+        crl_optional: block.crl == CrlUse::Optional,
+        platform_info_set,
+        platform_info_clear,
+        policy_set,
+        policy_clear,
+        csp_id: block.csp_id.clone(),
+    }
+}
+
+fn common<const N: usize>(
+    roots: &Option<Vec<Hex<32>>>,
+    emulated_roots: &[Hex<32>],
+    platforms: &Option<Vec<Hex<N>>>,
+    measurements: &Measurements,
+    namespace: &str,
+) -> Common {
+    let fingerprints = |list: &[Hex<32>]| list.iter().map(|h| Fingerprint(h.0)).collect();
+    Common {
+        roots: roots.as_deref().map(fingerprints),
+        emulated_roots: fingerprints(emulated_roots),
+        platforms: platforms.as_ref().map(|list| list.iter().map(Hex::to_string).collect()),
+        references: measurements.names().iter().map(|name| format!("{namespace}/{name}")).collect(),
+    }
+}
+
+/// A set of Reference Values, ready to be compared with.
+pub(super) fn reference_set(spec: &ReferenceValuesSpec) -> ReferenceSet {
+    let tdx = spec.tdx.iter().map(|entry| {
+        let registers = entry.rtmr.clone().unwrap_or_default();
+        let rtmr = [registers.rtmr0, registers.rtmr1, registers.rtmr2, registers.rtmr3];
+        TdxReference {
+            name: entry.name.clone(),
+            mr_td: Some(entry.mr_td.0),
+            rtmr: rtmr.map(|register| register.map(|h| h.0)),
+            mr_seam: entry.mr_seam.map(|h| h.0),
+        }
+    });
+    let sgx = spec.sgx.iter().map(|entry| SgxReference {
+        name: entry.name.clone(),
+        mr_enclave: entry.mr_enclave.map(|h| h.0),
+        mr_signer: entry.mr_signer.map(|h| h.0),
+        isv_prod_id: entry.isv_prod_id,
+        min_isv_svn: entry.min_isv_svn,
+    });
+    let snp = spec
+        .sev_snp
+        .iter()
+        .map(|entry| SnpReference { name: entry.name.clone(), measurement: entry.measurement.0 });
+    ReferenceSet {
+        valid_until: spec.valid_until.as_ref().map(|at| at.0),
+        tdx: tdx.collect(),
+        sgx: sgx.collect(),
+        sev_snp: snp.collect(),
+    }
+}

@@ -1,0 +1,244 @@
+//! The judgement of peers: path, evidence, policies.
+
+use std::sync::Arc;
+
+use countersign_evidence::verdict::{Outcome, Rejection};
+use countersign_evidence::{Claims, Denial, Evidence, Finding, Reason, UnixTime, Verdict, appraise};
+use countersign_ratls::SpiffeId;
+use countersign_ratls::peer::{Admission, Form, Presented};
+
+use super::compile::HopPolicy;
+use super::{Identity, View};
+use crate::kinds::attestation_policy::Mode;
+
+/// A policy, and whether it decides or is only recorded.
+type Applied<'a> = (&'a HopPolicy, Mode);
+
+impl View {
+    /// Judges a hop's peer on behalf of the workload `me`: path to the bundle of
+    /// its own trust domain, evidence, and every AttestationPolicy that selects
+    /// `me` and speaks of the peer. Uncached; [`Guard`](crate::Guard) caches.
+    ///
+    /// The verdicts of the admission include those of `Audit` policies, which
+    /// may be denials. In a view [for the control plane](View::for_control_plane)
+    /// `me` is not looked at.
+    ///
+    /// # Errors
+    /// The denial: of the path, the evidence, the first `Enforce` policy that
+    /// does not hold, or `no-policy`.
+    pub fn judge_hop(&self, me: &SpiffeId, presented: Presented, now: UnixTime) -> Result<Admission, Denial> {
+        let (peer, path_until) = self.path(&presented, now)?;
+        let policies: Vec<Applied<'_>> =
+            self.guarding(me)?.filter(|p| p.speaks_of(&peer)).map(|p| (p, p.mode)).collect();
+        if policies.iter().all(|(_, mode)| *mode == Mode::Audit) {
+            return Err(no_policy(me, &peer, &policies));
+        }
+        self.admit(presented, &policies, path_until, now)
+    }
+
+    /// Judges a proxy that calls the control plane: path, and the policy of the
+    /// `WorkloadIdentity` that has this SPIFFE ID.
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn judge_workload(&self, presented: Presented, now: UnixTime) -> Result<Admission, Denial> {
+        let (peer, path_until) = self.path(&presented, now)?;
+        let policy = self.granting(self.identities.get(&peer).ok_or_else(|| no_identity(&peer))?)?;
+        self.admit(presented, &[(policy, Mode::Enforce)], path_until, now)
+    }
+
+    /// Verifies evidence with this view's collateral and anchors.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify(&self, media_type: &str, value: &[u8], now: UnixTime) -> Result<Arc<Claims>, Denial> {
+        let evidence = Evidence::parse(media_type, value)?;
+        let cache = Some(self.cache.as_ref());
+        Ok(countersign_evidence::verify(&evidence, &self.collateral, &self.anchors, now, cache, &mut ())?)
+    }
+
+    /// Appraises verified evidence for the identity of the `WorkloadIdentity`
+    /// `namespace/name`: its SPIFFE ID when its policy holds. The evidence is
+    /// taken as made just now: the caller has checked its challenge.
+    ///
+    /// # Errors
+    /// The denial; `no-policy` when there is no such identity.
+    pub fn entitle(
+        &self,
+        workload: &str,
+        claims: &Arc<Claims>,
+        now: UnixTime,
+    ) -> Result<(SpiffeId, Verdict), Denial> {
+        let id = self.workloads.get(workload).ok_or_else(|| {
+            let expected = "the namespace/name of a WorkloadIdentity";
+            Denial::from(Finding::new(Reason::NoPolicy, "workload", expected, workload))
+        })?;
+        let policy = self.granting(self.identities.get(id).ok_or_else(|| no_identity(id))?)?;
+        let verdict = appraise(Arc::clone(claims), &policy.policy, &self.references, 0, now);
+        match verdict.denial() {
+            Some(denial) => Err(denial),
+            None if verdict.allows() => Ok((id.clone(), verdict)),
+            None => Err(unexplained(policy)),
+        }
+    }
+
+    /// Who the peer is, and until when its path to the bundle of its own trust
+    /// domain is valid.
+    fn path(&self, presented: &Presented, now: UnixTime) -> Result<(SpiffeId, u64), Denial> {
+        let Some(id) = &presented.id else {
+            let expected = "a SPIFFE ID";
+            return Err(
+                Finding::new(Reason::SvidInvalid, "URI SAN of the certificate", expected, "none").into()
+            );
+        };
+        let trust_domain = id.trust_domain();
+        let Some(bundle) = self.bundles.get(&trust_domain) else {
+            let known: Vec<&str> = self.bundles.keys().map(|d| d.as_str()).collect();
+            return Err(Finding::new(
+                Reason::SvidUntrusted,
+                "trust domain",
+                if known.is_empty() { "none: there is no trust bundle".to_owned() } else { known.join(", ") },
+                trust_domain.as_str(),
+            )
+            .into());
+        };
+        Ok((id.clone(), bundle.validate(presented, now)?))
+    }
+
+    /// The policies that guard the hops of `me`.
+    pub(super) fn guarding<'a>(
+        &'a self,
+        me: &SpiffeId,
+    ) -> Result<impl Iterator<Item = &'a HopPolicy> + use<'a>, Denial> {
+        let identity = match self.identities.get(me) {
+            _ if self.guards_control_plane => None,
+            Some(identity) => Some(identity),
+            None => return Err(no_identity(me)),
+        };
+        Ok(self.hop_policies.iter().filter(move |policy| match identity {
+            Some(identity) => identity.selected_by(&policy.key.namespace, &policy.selector),
+            None => policy.selector.is_empty(),
+        }))
+    }
+
+    /// The policy that must hold to get an identity.
+    fn granting(&self, identity: &Identity) -> Result<&HopPolicy, Denial> {
+        let named =
+            |p: &&HopPolicy| p.key.namespace == identity.key.namespace && p.key.name == identity.granted_by;
+        self.hop_policies.iter().find(named).ok_or_else(|| {
+            let wanted = format!("AttestationPolicy {}/{}", identity.key.namespace, identity.granted_by);
+            let field = format!("attestation.policy of {}", identity.key);
+            Finding::new(Reason::NoPolicy, field, wanted, "no policy of that name").into()
+        })
+    }
+
+    fn admit(
+        &self,
+        presented: Presented,
+        policies: &[Applied<'_>],
+        path_until: u64,
+        now: UnixTime,
+    ) -> Result<Admission, Denial> {
+        let Some(evidence) = &presented.evidence else {
+            let expected = "attestation evidence in the certificate";
+            return Err(Finding::new(Reason::EvidenceMissing, "certificate", expected, "none").into());
+        };
+        // Before any signature: a form that a deciding policy does not accept.
+        for (policy, mode) in policies {
+            if *mode == Mode::Enforce && !policy.accepts(evidence.form) {
+                return Err(Denial {
+                    reason: Reason::UnsupportedFormat,
+                    policy: Some(policy.policy.name.clone()),
+                    rule: "acceptForms".to_owned(),
+                    findings: vec![form_finding(policy, evidence.form)],
+                });
+            }
+        }
+        let claims = self.verify(&evidence.media_type, &evidence.value, now)?;
+        let age = now.as_secs().saturating_sub(presented.not_before);
+        let mut valid_until = path_until.min(presented.not_after).min(claims.window.until);
+        let mut verdicts = Vec::with_capacity(policies.len());
+        let mut denial = None;
+        for (policy, mode) in policies {
+            let verdict = self.verdict(policy, evidence.form, &claims, age, now);
+            match &verdict.outcome {
+                _ if *mode == Mode::Audit => {}
+                Outcome::Allow { valid_until: until, .. } => {
+                    valid_until = valid_until.min(*until);
+                    if let Some(most) = policy.policy.max_evidence_age {
+                        valid_until = valid_until.min(presented.not_before.saturating_add(most));
+                    }
+                }
+                Outcome::Deny { .. } => {
+                    denial = denial.or_else(|| Some(verdict.denial().unwrap_or_else(|| unexplained(policy))));
+                }
+            }
+            verdicts.push(verdict);
+        }
+        match denial {
+            Some(denial) => Err(denial),
+            None => Ok(Admission {
+                presented,
+                claims: Some(claims),
+                verdicts,
+                valid_until,
+                generation: self.generation,
+            }),
+        }
+    }
+
+    fn verdict(
+        &self,
+        policy: &HopPolicy,
+        form: Form,
+        claims: &Arc<Claims>,
+        age: u64,
+        now: UnixTime,
+    ) -> Verdict {
+        if policy.accepts(form) {
+            return appraise(Arc::clone(claims), &policy.policy, &self.references, age, now);
+        }
+        let rejection =
+            Rejection { rule: "acceptForms".to_owned(), findings: vec![form_finding(policy, form)] };
+        Verdict {
+            policy: policy.policy.name.clone(),
+            claims: Arc::clone(claims),
+            outcome: Outcome::Deny { rejections: vec![rejection] },
+        }
+    }
+}
+
+fn form_finding(policy: &HopPolicy, form: Form) -> Finding {
+    let presented = match form {
+        Form::Native => "Native",
+        Form::Ccc => "Ccc",
+    };
+    Finding::new(Reason::UnsupportedFormat, "form of the evidence", policy.forms(), presented)
+}
+
+fn no_identity(id: &SpiffeId) -> Denial {
+    let expected = format!("one with the SPIFFE ID {id}");
+    Finding::new(Reason::NoPolicy, "WorkloadIdentity", expected, "none").into()
+}
+
+pub(super) fn no_policy(me: &SpiffeId, peer: &SpiffeId, audits: &[Applied<'_>]) -> Denial {
+    let expected = format!("one with mode Enforce that selects {me} and speaks of {peer}");
+    let presented = match audits {
+        [] => "none".to_owned(),
+        _ => {
+            let names: Vec<String> = audits.iter().map(|(p, _)| p.key.to_string()).collect();
+            format!("only with mode Audit: {}", names.join(", "))
+        }
+    };
+    Finding::new(Reason::NoPolicy, "AttestationPolicy", expected, presented).into()
+}
+
+/// A verdict that neither allows nor explains would be a defect: it denies.
+fn unexplained(policy: &HopPolicy) -> Denial {
+    Denial {
+        reason: Reason::Internal,
+        policy: Some(policy.policy.name.clone()),
+        rule: String::new(),
+        findings: vec![Finding::new(Reason::Internal, "verdict", "a reason", "none")],
+    }
+}
