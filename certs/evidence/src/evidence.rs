@@ -261,7 +261,7 @@ impl<'a> TsmReport<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Finding> {
         check_size(bytes)?;
         let mut decoder = minicbor::Decoder::new(bytes);
-        let entries = decoder.map().map_err(not_tsm)?.ok_or_else(|| {
+        let entries = decoder.map().map_err(|e| not_tsm(&e))?.ok_or_else(|| {
             Finding::new(Reason::NonCanonical, "tsm-report", "definite lengths", "an indefinite length")
         })?;
         if entries > MAX_TSM_ENTRIES {
@@ -275,18 +275,18 @@ impl<'a> TsmReport<'a> {
         let mut seen = Vec::new();
         let (mut provider, mut outblob, mut auxblob) = (None, None, None);
         for _ in 0..entries {
-            let key = decoder.str().map_err(not_tsm)?;
+            let key = decoder.str().map_err(|e| not_tsm(&e))?;
             if seen.contains(&key) {
                 return Err(malformed_tsm("each key once", format!("'{}' twice", key.escape_debug())));
             }
             seen.push(key);
             match key {
-                "provider" => provider = Some(decoder.str().map_err(not_tsm)?),
-                "outblob" => outblob = Some(decoder.bytes().map_err(not_tsm)?),
-                "auxblob" => auxblob = Some(decoder.bytes().map_err(not_tsm)?),
-                _ => match decoder.datatype().map_err(not_tsm)? {
-                    Type::Bytes => drop(decoder.bytes().map_err(not_tsm)?),
-                    Type::String => drop(decoder.str().map_err(not_tsm)?),
+                "provider" => provider = Some(decoder.str().map_err(|e| not_tsm(&e))?),
+                "outblob" => outblob = Some(decoder.bytes().map_err(|e| not_tsm(&e))?),
+                "auxblob" => auxblob = Some(decoder.bytes().map_err(|e| not_tsm(&e))?),
+                _ => match decoder.datatype().map_err(|e| not_tsm(&e))? {
+                    Type::Bytes => drop(decoder.bytes().map_err(|e| not_tsm(&e))?),
+                    Type::String => drop(decoder.str().map_err(|e| not_tsm(&e))?),
                     other => {
                         return Err(malformed_tsm(
                             "byte and text strings",
@@ -308,7 +308,7 @@ impl<'a> TsmReport<'a> {
     }
 }
 
-fn not_tsm(e: minicbor::decode::Error) -> Finding {
+fn not_tsm(e: &minicbor::decode::Error) -> Finding {
     if e.is_end_of_input() {
         return Finding::new(Reason::Truncated, "tsm-report", "a complete CBOR map", "a cut one");
     }

@@ -244,7 +244,7 @@ mod tests {
         let table = encode_table(&[(CertificateKind::Vcek, b"vcek")]);
         assert_eq!(parse_table(&table[..table.len() - 1]).unwrap_err().reason, Reason::Truncated);
         assert_eq!(parse_table(&table[..30]).unwrap_err().reason, Reason::Truncated);
-        let mut far = table.clone();
+        let mut far = table;
         far[16..24].fill(0xff);
         assert_eq!(parse_table(&far).unwrap_err().reason, Reason::Truncated);
         let endless = [0x11; 24 * 40];

@@ -59,7 +59,8 @@ pub(super) fn check<M: Measured>(checks: &mut Checks, body: &M, names: &[String]
                 entries.extend(M::entries(set).iter().map(|entry| (set, entry)));
             }
             Some(set) => {
-                unusable.push((name, format!("expired {}", timestamp(set.valid_until.unwrap_or(0)))))
+                let expiry = timestamp(set.valid_until.unwrap_or(0));
+                unusable.push((name, format!("expired {expiry}")));
             }
             None => unusable.push((name, "missing".to_owned())),
         }

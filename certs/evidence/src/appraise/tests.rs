@@ -155,7 +155,7 @@ fn references() -> References {
     let older = TdxReference {
         name: "app 1.1".to_owned(),
         rtmr: [Some([0x20; 48]), Some([0x21; 48]), Some([0x22; 48]), None],
-        ..tdx.clone()
+        ..tdx
     };
     let sgx = SgxReference {
         name: "enclave".to_owned(),
