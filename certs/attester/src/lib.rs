@@ -158,7 +158,8 @@ pub fn open(root: &Path) -> Result<Arc<dyn Attester>, Error> {
             missing.push(format!("{} ({}): {what}", detection.driver, detection.tee));
         }
     }
-    Err(Error::Unavailable { driver: "any driver", missing: missing.join(" | ") })
+    let missing = format!("no TEE can be used on this machine: {}", missing.join(" | "));
+    Err(Error::Unavailable { driver: "attester", missing })
 }
 
 #[cfg(test)]

@@ -159,7 +159,7 @@ mod qgs {
         stream.read_exact(&mut length).map_err(received)?;
         let length = u32::from_be_bytes(length);
         if !(FIXED..=LIMIT).contains(&length) {
-            return Err(refuse(format!("a message of {length} bytes")));
+            return Err(refuse(&format!("a message of {length} bytes")));
         }
         let mut message = vec![0; length as usize];
         stream.read_exact(&mut message).map_err(received)?;
@@ -184,7 +184,7 @@ mod qgs {
     /// services before DCAP 1.21 say 0.
     fn response(message: &[u8]) -> Result<Vec<u8>, Error> {
         let Some((fixed, rest)) = message.split_first_chunk::<{ FIXED as usize }>() else {
-            return Err(refuse("a message without a header".to_owned()));
+            return Err(refuse("a message without a header"));
         };
         let [m0, m1, _, _, numbers @ ..] = *fixed;
         let number = |at: usize| {
@@ -192,7 +192,7 @@ mod qgs {
         };
         let (kind, size, error) = (number(0), number(1), number(2));
         if u16::from_le_bytes([m0, m1]) != MAJOR || kind != GET_QUOTE_RESP || size as usize != message.len() {
-            return Err(refuse(format!("a message of type {kind} and size {size}")));
+            return Err(refuse(&format!("a message of type {kind} and size {size}")));
         }
         if error != 0 {
             return Err(Error::Protocol(format!("the QGS failed with error {error:#x}"), DRIVER));
@@ -200,11 +200,11 @@ mod qgs {
         let (id, quote) = (number(3) as usize, number(4) as usize);
         match rest.split_at_checked(id) {
             Some((_, rest)) if rest.len() == quote && quote > 0 => Ok(rest.to_vec()),
-            _ => Err(refuse(format!("a quote of {quote} bytes in a message of {size}"))),
+            _ => Err(refuse(&format!("a quote of {quote} bytes in a message of {size}"))),
         }
     }
 
-    fn refuse(what: String) -> Error {
+    fn refuse(what: &str) -> Error {
         Error::Protocol(format!("the QGS answered with {what}"), DRIVER)
     }
 }

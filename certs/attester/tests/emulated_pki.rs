@@ -1,6 +1,14 @@
 //! The emulated PKI and evidence, read by others than the code that wrote them:
 //! OpenSSL and the `sev` crate.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
 mod common;
 
 use std::path::Path;
@@ -276,4 +284,18 @@ fn quoting_takes_as_long_as_the_machine_says() {
     tdx.evidence(&DATA).unwrap();
     assert_eq!(*count.0.lock().unwrap(), [quoting_latency]);
     assert_eq!((tdx.tee(), tdx.driver(), tdx.emulated()), (Tee::Tdx, "emulated", true));
+}
+
+#[test]
+fn a_vendor_is_generated_once_and_then_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vendor");
+    let again = || Vendor::load_or_generate(&path, at(NOW), Duration::from_secs(60)).unwrap().roots();
+    let (first, second) = std::thread::scope(|scope| {
+        let first = scope.spawn(again);
+        let second = scope.spawn(again);
+        (first.join().unwrap(), second.join().unwrap())
+    });
+    assert_eq!((first.len(), &first), (2, &second));
+    assert_eq!(again(), first);
 }

@@ -99,7 +99,7 @@ pub(super) fn pck_serial(platform: &IntelPlatform) -> Serial {
     Serial::derive(&[
         b"PCK",
         &platform.ppid,
-        &platform.piid,
+        platform.piid.as_ref().map_or(&[], |piid| piid.as_slice()),
         &platform.fmspc,
         &platform.cpu_svn,
         &platform.pce_svn.to_be_bytes(),
@@ -125,7 +125,9 @@ fn sgx_extension(platform: &IntelPlatform) -> Vec<u8> {
             pair(s.next(), &[3], |w| w.write_bytes(&platform.pce_id));
             pair(s.next(), &[4], |w| w.write_bytes(&platform.fmspc));
             pair(s.next(), &[5], |w| w.write_enum(1)); // SGX type: scalable
-            pair(s.next(), &[6], |w| w.write_bytes(&platform.piid));
+            if let Some(piid) = &platform.piid {
+                pair(s.next(), &[6], |w| w.write_bytes(piid));
+            }
             pair(s.next(), &[7], |w| {
                 w.write_sequence(|s| {
                     // dynamicPlatform, cachedKeys, smtEnabled

@@ -42,10 +42,10 @@ pub struct IntelPlatform {
     #[serde(with = "text::bytes")]
     #[cfg_attr(feature = "schema", schemars(with = "text::Hex<16>"))]
     pub ppid: [u8; 16],
-    /// Platform instance ID.
-    #[serde(with = "text::bytes")]
-    #[cfg_attr(feature = "schema", schemars(with = "text::Hex<16>"))]
-    pub piid: [u8; 16],
+    /// Platform instance ID; `null` for a platform that has none.
+    #[serde(with = "text::bytes_option")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<text::Hex<16>>"))]
+    pub piid: Option<[u8; 16]>,
     /// Family, model, platform, custom SKU.
     #[serde(with = "text::bytes")]
     #[cfg_attr(feature = "schema", schemars(with = "text::Hex<6>"))]
@@ -69,7 +69,7 @@ impl Default for IntelPlatform {
             pce_svn: PCE_SVN,
             pce_id: [0; 2],
             ppid: [0xe1; 16],
-            piid: [0xe2; 16],
+            piid: Some([0xe2; 16]),
             fmspc: FMSPC,
             qe_isv_svn: 4,
             qe_mr_signer: QE_MR_SIGNER,

@@ -43,14 +43,14 @@ fn a_specification_is_read_with_defaults_and_without_unknown_fields() {
 
 #[test]
 fn a_specification_is_written_as_it_is_read() {
-    fn round<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(spec: T) {
+    fn round<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(spec: &T) {
         let json = serde_json::to_string(&spec).unwrap();
-        assert_eq!(serde_json::from_str::<T>(&json).unwrap(), spec, "{json}");
+        assert_eq!(serde_json::from_str::<T>(&json).unwrap(), *spec, "{json}");
     }
-    round(TdxSpec { tee_tcb_svn2: Some([3; 16]), ..TdxSpec::default() });
-    round(SgxSpec::default());
+    round(&TdxSpec { tee_tcb_svn2: Some([3; 16]), ..TdxSpec::default() });
+    round(&SgxSpec::default());
     let certificate = SnpCertificateSpec { product: Some(Product::Milan), ..SnpCertificateSpec::default() };
-    round(SnpSpec { cpuid: Some([1, 2, 3]), certificate, ..SnpSpec::default() });
+    round(&SnpSpec { cpuid: Some([1, 2, 3]), certificate, ..SnpSpec::default() });
 }
 
 #[cfg(feature = "schema")]

@@ -116,6 +116,13 @@ impl Vendor {
         Ok(Fingerprint::of(&self.amd()?.ark.certificate))
     }
 
+    /// The roots that are there: what a policy lists under `emulatedRoots`.
+    #[must_use]
+    pub fn roots(&self) -> Vec<Fingerprint> {
+        let amd = self.amd_if_made().map(|amd| Fingerprint::of(&amd.ark.certificate));
+        std::iter::once(self.intel_root()).chain(amd).collect()
+    }
+
     /// When the certificates are valid.
     #[must_use]
     pub const fn window(&self) -> Window {
