@@ -373,12 +373,6 @@ pub(crate) fn verify_p256(point: &[u8; 64], message: &[u8], signature: &[u8; 64]
     UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, key).verify(message, signature).is_ok()
 }
 
-/// Verifies an ECDSA P-384 signature `r ‖ s` (96 bytes, big-endian) over
-/// SHA-384 of `message`. `point` is uncompressed: 4 ‖ x ‖ y.
-pub(crate) fn verify_p384(point: &[u8], message: &[u8], signature: &[u8; 96]) -> bool {
-    UnparsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point).verify(message, signature).is_ok()
-}
-
 /// An integer's bytes without leading zeros.
 fn magnitude(bytes: &[u8]) -> &[u8] {
     let zeros = bytes.iter().take_while(|b| **b == 0).count();

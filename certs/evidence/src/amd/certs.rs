@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, ParsedPublicKey};
+
 use crate::amd::tcb::Product;
 use crate::bytes::Reader;
 use crate::claims::SnpSigningKey;
@@ -147,6 +149,12 @@ impl Vek {
     /// Whether the certificate is one of a VLEK: a quick look before [`Vek::new`].
     pub(crate) fn may_be_vlek(certificate: &Certificate) -> bool {
         matches!(certificate.extension(CSP_ID), Ok(Some(_)))
+    }
+
+    /// The key itself, on P-384.
+    pub(crate) fn key(&self) -> Result<ParsedPublicKey, Finding> {
+        ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, self.certificate.public_key())
+            .map_err(|_| malformed("a public key on P-384", "another key"))
     }
 
     /// The product that the certificate names.

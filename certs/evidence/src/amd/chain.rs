@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::signature::ParsedPublicKey;
+
 use crate::amd::Attestation;
 use crate::amd::certs::{CertificateKind, Vek};
 use crate::anchors::{Anchors, Fingerprint};
@@ -19,6 +21,7 @@ const MAX_ISSUERS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Endorsed {
     pub(crate) vek: Vek,
+    pub(crate) key: ParsedPublicKey,
     pub(crate) issuer: Arc<Issuer>,
     /// When all certificates and CRLs are valid.
     pub(crate) window: Window,
@@ -98,7 +101,8 @@ impl Context<'_> {
         if let Some(crl) = ask.and_then(|ask| self.collateral.crl_for(ask)) {
             window = window.intersect(verify_crl(crl, &vek.certificate, self.now)?);
         }
-        let endorsed = Arc::new(Endorsed { vek, issuer, window });
+        let key = vek.key()?;
+        let endorsed = Arc::new(Endorsed { vek, key, issuer, window });
         if let Some(cache) = self.cache {
             cache.veks.insert(self.key(endorsed.vek.certificate.fingerprint()), Arc::clone(&endorsed));
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::signature::ParsedPublicKey;
 use rustls_pki_types::UnixTime;
 
 use crate::amd::Attestation;
@@ -16,7 +17,7 @@ use crate::collateral::Collateral;
 use crate::finding::Finding;
 use crate::observe::Observer;
 use crate::reason::Reason;
-use crate::x509::{self, Certificate};
+use crate::x509::Certificate;
 
 /// Endorsement keys of the collateral that are tried for one report.
 const MAX_KEYS: usize = 8;
@@ -52,7 +53,9 @@ pub(crate) fn verify<O: Observer>(
     step(observer, "hardware ID equals CHIP_ID", search.verify_chip(vek), || vek.hw_id_text())?;
     observer.leave();
 
-    step(observer, "signature of the report", verify_signature(report, vek), || "ECDSA P-384".to_owned())?;
+    step(observer, "signature of the report", verify_signature(report, vek, &key.key), || {
+        "ECDSA P-384".to_owned()
+    })?;
     observer.leave();
     claims(report, product, signer, &key, anchors)
 }
@@ -92,17 +95,16 @@ fn product(report: &Report) -> Result<Product, Finding> {
     })
 }
 
-fn verify_signature(report: &Report, vek: &Vek) -> Result<(), Finding> {
+fn verify_signature(report: &Report, vek: &Vek, key: &ParsedPublicKey) -> Result<(), Finding> {
     let signature = report.signature()?;
-    if x509::verify_p384(vek.certificate.public_key(), report.signed(), &signature) {
-        return Ok(());
-    }
-    Err(Finding::new(
-        Reason::BadSignature,
-        "report signature",
-        format!("a signature by the key of {}", vek.certificate.common_name()),
-        "one that does not verify",
-    ))
+    key.verify_sig(report.signed(), &signature).map_err(|_| {
+        Finding::new(
+            Reason::BadSignature,
+            "report signature",
+            format!("a signature by the key of {}", vek.certificate.common_name()),
+            "one that does not verify",
+        )
+    })
 }
 
 /// The way to the endorsement key of one report.
@@ -135,11 +137,14 @@ impl Search<'_> {
                 // Several clouds may have a VLEK of one TCB: the signature tells.
                 Ok(key)
                     if self.signer == SnpSigningKey::Vcek
-                        || verify_signature(&self.attestation.report, &key.vek).is_ok() =>
+                        || verify_signature(&self.attestation.report, &key.vek, &key.key).is_ok() =>
                 {
                     return Ok(key);
                 }
-                Ok(key) => failure = failure.or(verify_signature(&self.attestation.report, &key.vek).err()),
+                Ok(key) => {
+                    failure =
+                        failure.or(verify_signature(&self.attestation.report, &key.vek, &key.key).err());
+                }
                 Err(finding) => failure = failure.or(Some(finding)),
             }
         }
@@ -378,7 +383,7 @@ pub fn examine(
     let vek_issued_by_ask = context.verify_issuance(&vek, attestation);
     Ok(Examination {
         product,
-        report_signature: verify_signature(report, &vek),
+        report_signature: vek.key().and_then(|key| verify_signature(report, &vek, &key)),
         vek_in_validity: vek_issued_by_ask
             .clone()
             .and_then(|()| verify_time(&vek.certificate, now.as_secs()))
