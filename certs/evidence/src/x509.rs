@@ -257,6 +257,9 @@ pub(crate) fn find_path(
             window: leaf.window,
         });
     }
+    if leaf.is_self_issued() {
+        return Err(untrusted(leaf));
+    }
     let mut search = Search { pool, anchors, algorithms, attempts: 0, failure: None };
     search.extend(&mut vec![Arc::clone(leaf)]).ok_or_else(|| {
         search.failure.unwrap_or_else(|| {
@@ -307,14 +310,7 @@ impl Search<'_> {
                 }
             } else {
                 if candidate.is_self_issued() {
-                    self.failure.get_or_insert_with(|| {
-                        Finding::new(
-                            Reason::UntrustedRoot,
-                            "root certificate",
-                            "a root that is trusted",
-                            format!("{} {}", candidate.common_name, candidate.fingerprint),
-                        )
-                    });
+                    self.failure.get_or_insert_with(|| untrusted(candidate));
                 }
                 self.extend(path)
             };
@@ -357,6 +353,15 @@ fn validate(path: &[Arc<Certificate>], algorithms: Algorithms) -> Result<Path, F
         }
     }
     Ok(Path { certificates: path.to_vec(), root: root.fingerprint, window })
+}
+
+fn untrusted(root: &Certificate) -> Finding {
+    Finding::new(
+        Reason::UntrustedRoot,
+        "root certificate",
+        "a root that is trusted",
+        format!("{} {}", root.common_name, root.fingerprint),
+    )
 }
 
 fn bad_chain(name: &str, expected: &str, presented: &str) -> Finding {

@@ -49,6 +49,9 @@ impl Crl {
         if let Some(unknown) = list.extensions().iter().find(|e| e.critical) {
             return Err(invalid("CRL", "a complete list", format!("critical extension {}", unknown.oid)));
         }
+        if crl.signature_algorithm != list.signature {
+            return Err(invalid("CRL", "one signature algorithm", "two"));
+        }
         if !issuer.verify(algorithms, list.as_ref(), &crl.signature_value.data) {
             return Err(invalid(
                 "CRL signature",
@@ -134,4 +137,31 @@ fn parse(der: &[u8]) -> Result<CertificateRevocationList<'_>, Finding> {
 
 fn invalid(field: &str, expected: impl Into<String>, presented: impl Into<String>) -> Finding {
     Finding::new(Reason::CollateralInvalid, field, expected, presented)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sev::certs::snp::builtin::milan;
+
+    #[test]
+    fn a_list_revokes_by_issuer_and_serial_number() {
+        let ask = Certificate::parse(&milan::ask().unwrap().to_der().unwrap()).unwrap();
+        let mut crl = Crl {
+            issuer: ask.issuer().into(),
+            signer_key: Box::default(),
+            signer_name: String::new(),
+            root: ask.fingerprint(),
+            number: 0,
+            window: Window::ALWAYS,
+            issued: 0,
+            revoked: HashSet::from([Box::from(ask.serial())]),
+        };
+        assert!(crl.revokes(&ask));
+        crl.issuer = ask.subject().into();
+        assert!(!crl.revokes(&ask), "the list of another issuer");
+        crl.issuer = ask.issuer().into();
+        crl.revoked.clear();
+        assert!(!crl.revokes(&ask));
+    }
 }
