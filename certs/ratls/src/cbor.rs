@@ -19,7 +19,6 @@ const BYTES: u8 = 2;
 const TEXT: u8 = 3;
 const ARRAY: u8 = 4;
 const MAP: u8 = 5;
-const TAG: u8 = 6;
 const SIMPLE: u8 = 7;
 
 /// Writes preferred serialisation (RFC 8949 section 4.1); the caller orders maps.

@@ -3,7 +3,7 @@
 
 use countersign_evidence::{Finding, Reason};
 use rcgen::{Attribute, CertificateParams, DistinguishedName};
-use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::certification_request::{X509CertificationRequest, X509CertificationRequestInfo};
 use x509_parser::prelude::FromDer;
 use yasna::models::ObjectIdentifier;
 
@@ -21,6 +21,8 @@ const ID_AA_ATTESTATION_DER: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01,
 
 /// The largest request: the evidence, and room for the rest.
 const MAX_REQUEST: usize = MAX_ACCEPTED + 2048;
+
+const FIELD: &str = "attestation attribute";
 
 /// A request as the CA sees it: proof of possession and key binding are
 /// checked, evidence and challenge are not.
@@ -114,7 +116,7 @@ impl AttestedRequest {
         check_possession(&request)?;
         let info = &request.certification_request_info;
         let spki = info.subject_pki.raw;
-        let cmw = extension::unwrap(statement(&request)?)?;
+        let cmw = extension::unwrap(statement(info)?)?;
         let challenge = Native::decode(cmw)?.context.challenge.into_owned();
         let evidence = extension::native(cmw, Subject { spki, spki_sha256: &sha256(spki), id: None })?;
         Ok(Self { spki: spki.to_vec(), challenge, cmw: cmw.to_vec(), evidence })
@@ -145,20 +147,23 @@ fn check_possession(request: &X509CertificationRequest<'_>) -> Result<(), Findin
 }
 
 /// The one statement of the one attestation attribute: the CHOICE of a CMW.
-fn statement<'a>(request: &'a X509CertificationRequest<'_>) -> Result<&'a [u8], Finding> {
-    const FIELD: &str = "attestation attribute";
-    let attributes = request.certification_request_info.iter_attributes();
-    let mut found = attributes.filter(|attribute| attribute.oid.as_bytes() == ID_AA_ATTESTATION_DER);
-    let attribute = match (found.next(), found.next()) {
-        (Some(attribute), None) => attribute,
-        (None, _) => return Err(Finding::new(Reason::EvidenceMissing, FIELD, "exactly one", "none")),
-        (Some(_), Some(_)) => {
+fn statement<'a>(info: &X509CertificationRequestInfo<'a>) -> Result<&'a [u8], Finding> {
+    let mut attributes = attributes(info.raw)?;
+    let mut found = None;
+    while !attributes.is_empty() {
+        let (attribute, rest) = der::next_of(FIELD, der::SEQUENCE, attributes)?;
+        let (kind, values) = der::next_of(FIELD, der::OID, attribute)?;
+        if kind == ID_AA_ATTESTATION_DER && found.replace(values).is_some() {
             return Err(Finding::new(Reason::EvidenceDuplicate, FIELD, "exactly one", "more"));
         }
+        attributes = rest;
+    }
+    let Some(values) = found else {
+        return Err(Finding::new(Reason::EvidenceMissing, FIELD, "exactly one", "none"));
     };
     // The draft allows endorsement certificates after the statements; we take
     // none, because they come with the evidence or from collateral.
-    let bundle = der::only_of(FIELD, der::SEQUENCE, der::only_of(FIELD, der::SET, attribute.value)?)?;
+    let bundle = der::only_of(FIELD, der::SEQUENCE, der::only_of(FIELD, der::SET, values)?)?;
     let statements = der::only_of(FIELD, der::SEQUENCE, bundle)?;
     let statement = der::only_of(FIELD, der::SEQUENCE, statements)?;
     let (kind, cmw) = der::next_of(FIELD, der::OID, statement)?;
@@ -167,4 +172,14 @@ fn statement<'a>(request: &'a X509CertificationRequest<'_>) -> Result<&'a [u8], 
         return Err(Finding::new(Reason::UnsupportedFormat, "attestation statement", "id-pe-cmw", presented));
     }
     Ok(cmw)
+}
+
+/// The attributes of a `CertificationRequestInfo` (RFC 2986 section 4.1).
+/// x509-parser keeps no values of attributes that it does not know.
+fn attributes(info: &[u8]) -> Result<&[u8], Finding> {
+    let info = der::only_of(FIELD, der::SEQUENCE, info)?;
+    let (_version, rest) = der::next_of(FIELD, der::INTEGER, info)?;
+    let (_subject, rest) = der::next_of(FIELD, der::SEQUENCE, rest)?;
+    let (_spki, rest) = der::next_of(FIELD, der::SEQUENCE, rest)?;
+    der::only_of(FIELD, der::CONTEXT_0, rest)
 }

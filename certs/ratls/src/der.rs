@@ -2,11 +2,13 @@
 
 use countersign_evidence::{Finding, Reason};
 
+pub(crate) const INTEGER: u8 = 0x02;
 pub(crate) const OCTET_STRING: u8 = 0x04;
 pub(crate) const OID: u8 = 0x06;
 pub(crate) const UTF8_STRING: u8 = 0x0c;
 pub(crate) const SEQUENCE: u8 = 0x30;
 pub(crate) const SET: u8 = 0x31;
+pub(crate) const CONTEXT_0: u8 = 0xa0;
 
 /// The tag and contents of the one value that `der` is.
 pub(crate) fn only<'a>(field: &str, der: &'a [u8]) -> Result<(u8, &'a [u8]), Finding> {
