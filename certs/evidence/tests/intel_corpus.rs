@@ -214,7 +214,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn note(&mut self, what: String, result: Result<(), String>) {
+    fn note(&mut self, what: &str, result: Result<(), String>) {
         match result {
             Ok(()) => self.passed += 1,
             Err(why) => self.failures.push(format!("{what}: {why}")),
@@ -241,10 +241,10 @@ fn every_quote_of_the_corpus_gives_the_result_that_its_manifest_states() {
         if let (Some(fields), Ok(quote)) = (sample.get("fields").and_then(Value::as_table), &quote) {
             for (name, expected) in fields {
                 let found = field(quote, name);
-                outcome.note(format!("{id} {name}"), same(name, &Some(expected), &found.as_ref()));
+                outcome.note(&format!("{id} {name}"), same(name, &Some(expected), &found.as_ref()));
             }
         } else if !text(sample, "kind").unwrap().starts_with("negative-") {
-            outcome.note(id.to_owned(), quote.as_ref().map(|_| ()).map_err(ToString::to_string));
+            outcome.note(id, quote.as_ref().map(|_| ()).map_err(ToString::to_string));
         }
         for case in list(sample, "case") {
             let name = format!("{id} {}", text(case, "name").unwrap());
@@ -263,7 +263,7 @@ fn every_quote_of_the_corpus_gives_the_result_that_its_manifest_states() {
                     });
                     let refused = || format!(" (collateral refused: {:?})", appraised.refused);
                     let judged = judge(&case["expect"], &result).map_err(|why| why + &refused());
-                    outcome.note(format!("{name} at {at}"), judged);
+                    outcome.note(&format!("{name} at {at}"), judged);
                 }
             }
         }
@@ -292,7 +292,7 @@ fn no_negative_collateral_of_the_corpus_is_admitted() {
                 let refused = Collateral::appraise(&items, &Anchors::built_in(), &mut marks, now).refused;
                 let refused: Vec<_> = refused.iter().filter(|(name, _)| name == path).collect();
                 let formal = matches!(refused.as_slice(), [(_, f)] if f.reason == Reason::CollateralInvalid);
-                outcome.note(id.to_owned(), formal.then_some(()).ok_or(format!("{refused:?}")));
+                outcome.note(id, formal.then_some(()).ok_or(format!("{refused:?}")));
             }
             // Without the true signing certificate nothing that it signed is admitted.
             "negative-intel-tcb-signing-chain" => {
@@ -302,7 +302,7 @@ fn no_negative_collateral_of_the_corpus_is_admitted() {
                     let items = [item(&dir, path), item(&dir, text(document, "path").unwrap())];
                     let mut marks = Marks::default();
                     let refused = Collateral::appraise(&items, &Anchors::built_in(), &mut marks, now).refused;
-                    outcome.note(id.to_owned(), same("refused items", &1, &refused.len()));
+                    outcome.note(id, same("refused items", &1, &refused.len()));
                 }
             }
             _ => {}

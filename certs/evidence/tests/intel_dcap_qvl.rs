@@ -118,7 +118,7 @@ fn both_refuse_the_same_changes() {
             let theirs = theirs(&root, &changed, &qvl, now).map(|report| report.status);
             match ours(&changed, &collateral, now) {
                 Ok(claims) => {
-                    assert_eq!(Ok(platform(&claims).tcb_status.name()), theirs.as_deref(), "{name} {i}")
+                    assert_eq!(Ok(platform(&claims).tcb_status.name()), theirs.as_deref(), "{name} {i}");
                 }
                 // It leaves alone what is in the chain and not on the path.
                 Err(finding) if [Reason::BadChain, Reason::Malformed].contains(&finding.reason) => {}

@@ -1,4 +1,5 @@
 //! The quotes that ship inside the dcap-qvl package, with their collateral.
+#![allow(unreachable_pub, dead_code, reason = "each test uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
