@@ -82,55 +82,96 @@ pub(crate) fn evidence(
     subject: Subject<'_>,
 ) -> Result<Option<Conveyed>, Finding> {
     // Duplicates are refused when the certificate is parsed.
-    let value = |oid: &[u8]| {
-        certificate.extensions().iter().find(|e| e.oid.as_bytes() == oid).map(|extension| extension.value)
-    };
-    if let Some(value) = value(ID_PE_CMW_DER) {
-        let cbor = unwrap(value)?;
-        return match cbor.starts_with(&CCC_TAG) {
-            true => ccc(cbor, subject).map(Some),
-            false => native(cbor, subject).map(Some),
-        };
-    }
-    match value(DICE_CMW_DER) {
+    let extensions = certificate.extensions().iter().map(|e| (e.oid.as_bytes(), e.value));
+    let of = |wanted: &[u8]| extensions.clone().find(|(oid, _)| *oid == wanted);
+    let record =
+        of(ID_PE_CMW_DER).or_else(|| of(DICE_CMW_DER)).and_then(|(oid, value)| Record::read(oid, value));
+    match record {
         None => Ok(None),
-        Some(value) if value.len() > MAX_ACCEPTED => Err(oversized(MAX_ACCEPTED, value.len())),
-        Some(value) if value.starts_with(&CCC_TAG) => ccc(value, subject).map(Some),
-        Some(value) => {
-            let start = hex::encode(value.get(..4).unwrap_or(value));
-            Err(unsupported("extension 2.23.133.5.4.9", "CBOR tag 60000 (CCC)", &start))
-        }
+        Some(record) => record?.bound_to(subject).map(Some),
     }
 }
 
 /// A collection of our profile, bound to `subject`.
 pub(crate) fn native(cbor: &[u8], subject: Subject<'_>) -> Result<Conveyed, Finding> {
-    let native = Native::decode(cbor)?;
-    native.context.check(subject.spki_sha256, subject.id)?;
-    let evidence = Evidence::parse(native.media_type, native.evidence)?;
-    native.report_data().check(evidence.report_data())?;
-    Ok(Conveyed {
-        form: Form::Native,
-        media_type: native.media_type.to_owned(),
-        value: native.evidence.to_vec(),
-    })
+    Record::native(cbor)?.bound_to(subject)
 }
 
-/// `60000([quote, claims-buffer])` of CCC Interoperable RA-TLS.
-fn ccc(cbor: &[u8], subject: Subject<'_>) -> Result<Conveyed, Finding> {
-    const FIELD: &str = "ccc evidence";
-    let malformed = || Finding::new(Reason::Malformed, FIELD, "60000([bstr, bstr])", "another structure");
-    let mut reader = cbor::check(FIELD, cbor, Order::Any)?;
-    let mut next = || reader.next().map_err(|fault| fault.finding(FIELD));
-    let items = [next()?, next()?, next()?, next()?];
-    let [Item::Tag(60000), Item::Array(2), Item::Bytes(quote), Item::Bytes(claims)] = items else {
-        return Err(malformed());
-    };
-    check_claims(claims, subject)?;
-    let (media_type, value) = quote_record(quote)?;
-    let evidence = Evidence::parse(media_type, &value)?;
-    ReportData::sha256_then_zeros(claims).check(evidence.report_data())?;
-    Ok(Conveyed { form: Form::Ccc, media_type: media_type.to_owned(), value })
+/// Evidence of an extension, with what it says about the key.
+#[derive(Debug)]
+pub(crate) struct Record<'a> {
+    pub(crate) form: Form,
+    pub(crate) media_type: Cow<'a, str>,
+    pub(crate) value: Cow<'a, [u8]>,
+    claim: Claim<'a>,
+}
+
+#[derive(Debug)]
+enum Claim<'a> {
+    Native(Box<Native<'a>>),
+    /// The claims buffer of CCC.
+    Ccc(&'a [u8]),
+}
+
+impl<'a> Record<'a> {
+    /// Reads the extension, if it is one of the two that carry evidence.
+    pub(crate) fn read(oid: &[u8], value: &'a [u8]) -> Option<Result<Self, Finding>> {
+        match oid {
+            ID_PE_CMW_DER => Some(unwrap(value).and_then(|cbor| match cbor.starts_with(&CCC_TAG) {
+                true => Self::ccc(cbor),
+                false => Self::native(cbor),
+            })),
+            DICE_CMW_DER => Some(match value {
+                _ if value.len() > MAX_ACCEPTED => Err(oversized(MAX_ACCEPTED, value.len())),
+                _ if value.starts_with(&CCC_TAG) => Self::ccc(value),
+                _ => {
+                    let start = hex::encode(value.get(..4).unwrap_or(value));
+                    Err(unsupported("extension 2.23.133.5.4.9", "CBOR tag 60000 (CCC)", &start))
+                }
+            }),
+            _ => None,
+        }
+    }
+
+    fn native(cbor: &'a [u8]) -> Result<Self, Finding> {
+        let native = Native::decode(cbor)?;
+        let (media_type, value) = (native.media_type.into(), native.evidence.into());
+        Ok(Self { form: Form::Native, media_type, value, claim: Claim::Native(Box::new(native)) })
+    }
+
+    /// `60000([quote, claims-buffer])` of CCC Interoperable RA-TLS.
+    fn ccc(cbor: &'a [u8]) -> Result<Self, Finding> {
+        const FIELD: &str = "ccc evidence";
+        let mut reader = cbor::check(FIELD, cbor, Order::Any)?;
+        let mut next = || reader.next().map_err(|fault| fault.finding(FIELD));
+        let items = [next()?, next()?, next()?, next()?];
+        let [Item::Tag(60000), Item::Array(2), Item::Bytes(quote), Item::Bytes(claims)] = items else {
+            return Err(Finding::new(Reason::Malformed, FIELD, "60000([bstr, bstr])", "another structure"));
+        };
+        let (media_type, value) = quote_record(quote)?;
+        Ok(Self { form: Form::Ccc, media_type: media_type.into(), value, claim: Claim::Ccc(claims) })
+    }
+
+    /// Whether the report data binds the key of `subject`.
+    pub(crate) fn check(&self, subject: Subject<'_>) -> Result<(), Finding> {
+        let expected = match &self.claim {
+            Claim::Native(native) => {
+                native.context.check(subject.spki_sha256, subject.id)?;
+                native.report_data()
+            }
+            Claim::Ccc(claims) => {
+                check_claims(claims, subject)?;
+                ReportData::sha256_then_zeros(claims)
+            }
+        };
+        expected.check(Evidence::parse(&self.media_type, &self.value)?.report_data())
+    }
+
+    fn bound_to(self, subject: Subject<'_>) -> Result<Conveyed, Finding> {
+        self.check(subject)?;
+        let (media_type, value) = (self.media_type.into_owned(), self.value.into_owned());
+        Ok(Conveyed { form: self.form, media_type, value })
+    }
 }
 
 /// The claims buffer: a map with `"pubkey-hash": bstr .cbor [alg, hash]`.
@@ -183,15 +224,15 @@ fn hash_of(algorithm: u64, subject: Subject<'_>) -> Result<Vec<u8>, Finding> {
 
 /// A bare quote as the record that [`Evidence::parse`] takes: by the version
 /// and the TEE type of its header.
-fn quote_record(quote: &[u8]) -> Result<(&'static str, Vec<u8>), Finding> {
+pub(crate) fn quote_record(quote: &[u8]) -> Result<(&'static str, Cow<'_, [u8]>), Finding> {
     const TDX: [u8; 4] = [0x81, 0, 0, 0];
     let tee = quote.get(4..8);
     match quote {
-        [3, 0, ..] => Ok((media_type::SGX_QUOTE, quote.to_vec())),
+        [3, 0, ..] => Ok((media_type::SGX_QUOTE, quote.into())),
         [4 | 5, 0, ..] if tee == Some(&TDX) => {
             let report =
                 TsmReport { provider: "tdx_guest".into(), outblob: Cow::Borrowed(quote), auxblob: None };
-            Ok((media_type::TSM_TDX, report.encode()))
+            Ok((media_type::TSM_TDX, report.encode().into()))
         }
         _ => {
             let start = hex::encode(quote.get(..8).unwrap_or(quote));

@@ -18,6 +18,7 @@ pub mod cmw;
 mod cmw_json;
 pub mod csr;
 mod der;
+pub mod embedded;
 pub mod extension;
 pub mod identity;
 mod jwks;

@@ -10,7 +10,7 @@ use countersign_ratls::ca::{Authority, Leaf};
 use countersign_ratls::csr::{AttestedRequest, Pending};
 use countersign_ratls::key::{KeyType, PrivateKey};
 use countersign_ratls::peer::{Form, Presented};
-use countersign_ratls::{Bundle, Identity, TrustDomain, svid};
+use countersign_ratls::{Bundle, Identity, TrustDomain, embedded, svid};
 use rcgen::{
     CertificateParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose, SanType,
 };
@@ -334,6 +334,29 @@ fn published_ccc_certificates_bind_their_keys() {
         let outcome =
             Presented::parse(&chain).map(|presented| presented.evidence).map_err(|finding| finding.reason);
         assert_eq!(outcome, expected, "{file}");
+    }
+}
+
+#[test]
+fn all_evidence_of_published_certificates_is_found_with_its_binding() {
+    let Some(corpus) = corpus() else { return };
+    for (file, forms, bound) in [
+        (
+            "ratls-gramine-interop.pem",
+            &["SGX quote (Gramine, SGX SDK)", "CCC Interoperable RA-TLS"][..],
+            true,
+        ),
+        ("ratls-ratstls-interop.pem", &["CCC Interoperable RA-TLS"], true),
+        ("ratls-ratstls-wolfssl.pem", &["SGX quote (Gramine, SGX SDK)"], true),
+        ("ratls-maa-signing-uks.pem", &["Open Enclave report"], true),
+        ("ratls-evervault-nitro.pem", &[], true),
+        ("negative/neg-ratls-relayed-dice.der", &["CCC Interoperable RA-TLS"], false),
+        ("negative/neg-ratls-relayed-nitro.der", &[], false),
+    ] {
+        let chain = certificates(&corpus.join("ra-tls").join(file));
+        let found = embedded::find(&chain[0]).unwrap();
+        assert_eq!(found.iter().map(|e| e.form).collect::<Vec<_>>(), forms, "{file}");
+        assert!(found.iter().all(|e| e.binding.is_ok() == bound), "{file}: {found:?}");
     }
 }
 

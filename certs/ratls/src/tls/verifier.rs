@@ -183,3 +183,30 @@ impl ServerCertVerifier for Verifier {
 fn tls12() -> rustls::Error {
     rustls::Error::General("TLS 1.2 is not spoken here".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::AlertDescription;
+
+    /// The alert that rustls sends for an error of a verifier.
+    fn alert(error: &rustls::Error) -> u8 {
+        match error {
+            rustls::Error::InvalidCertificate(error) => AlertDescription::from(error.clone()).into(),
+            _ => AlertDescription::HandshakeFailure.into(),
+        }
+    }
+
+    #[test]
+    fn every_reason_has_its_alert_except_those_that_are_not_about_the_certificate() {
+        for reason in Reason::ALL {
+            let sent = alert(&tls_error(*reason));
+            let expected = match reason.tls_alert() {
+                // internal_error, and two that TLS itself sends before a verifier is asked.
+                80 | 116 | 120 => 40,
+                own => own,
+            };
+            assert_eq!(sent, expected, "{reason}");
+        }
+    }
+}
