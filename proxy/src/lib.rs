@@ -1,1 +1,55 @@
-//! placeholder
+//! # Proxy: the data plane
+//!
+//! **Enters**: a bootstrap file, the configuration that the control plane
+//! sends, connections of the workload and of peers. **Leaves**: the bytes of
+//! those connections that a policy permits, and the reason for every other.
+//!
+//! **Guaranteed**: no byte of an application moves before its peer was
+//! appraised; a decision that falls against a peer later cuts its live hops
+//! with everything on them; each request is decided by exactly one generation
+//! of the configuration; everything that a stranger can fill is bounded.
+//!
+//! The way of a byte, in the order of the modules; each stage takes the proof
+//! of the one before, and only the stage itself can make it:
+//!
+//! ```text
+//! listener -> handshake -> verdict -> policy -> route -> forward -> observe
+//! Accepted    Handshaken   Appraised  Permitted
+//! ```
+
+mod listener;
+
+mod handshake;
+
+mod verdict;
+
+mod policy;
+
+mod route;
+
+mod forward;
+
+pub mod observe;
+
+mod heard;
+mod hop;
+mod inbound;
+mod outbound;
+mod pool;
+
+pub mod agent;
+
+pub mod clock;
+pub mod context;
+pub mod drain;
+pub mod live;
+pub mod platform;
+pub mod readiness;
+
+mod ops;
+
+mod assembly;
+
+pub use assembly::{Addresses, Bound, BuildError, build};
+pub use clock::Clock;
+pub use ops::LogLevel;

@@ -1,0 +1,38 @@
+//! What this process may do, and what may be learnt from its memory.
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+
+/// What [`harden`] reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hardening {
+    /// File descriptors that this process may have open.
+    pub descriptors: u64,
+    /// What could not be done, and why.
+    pub missing: Vec<String>,
+}
+
+/// Raises the limit of file descriptors to its hard maximum, and forbids core
+/// dumps and inspection by processes of the same user: session keys live in
+/// this memory (3-attestation, A1: keys are memory-only).
+#[must_use]
+pub fn harden() -> Hardening {
+    let mut missing = Vec::new();
+    let now = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }) {
+        missing.push(format!("raising the limit of file descriptors: {error}"));
+    }
+    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+        missing.push(format!("forbidding core dumps: {error}"));
+    }
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        missing.push(format!("forbidding inspection of our memory: {error}"));
+    }
+    Hardening { descriptors: descriptors(), missing }
+}
+
+/// How many file descriptors this process may have open now.
+#[must_use]
+pub fn descriptors() -> u64 {
+    // No limit is given as `None`; nothing here counts higher than this.
+    getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
+}

@@ -1,0 +1,62 @@
+//! Sockets with the options that a proxied connection needs.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+// Linux clamps it to net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+/// Keepalive: first probe after 180 s of silence, then every 180 s, nine times.
+const KEEPALIVE: Duration = Duration::from_secs(180);
+const KEEPALIVE_PROBES: u32 = 9;
+/// Unacknowledged data ends a connection after this time.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A listening socket. Must be called inside a Tokio runtime.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Sets the options of an accepted or connected socket: no delay, keepalive,
+/// and a limit for unacknowledged data.
+///
+/// # Errors
+/// When the system refuses an option (the peer may be gone already).
+pub fn tune(socket: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// Connects to `address`, with the options of [`tune`].
+///
+/// # Errors
+/// When the connection cannot be made. The caller bounds the time.
+pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let stream = socket.connect(address).await?;
+    tune(&stream)?;
+    Ok(stream)
+}
+
+/// Ends a connection at once: what is queued is thrown away and the peer sees a
+/// reset, so that it cannot take a cut for an orderly end.
+pub fn abort(socket: TcpStream) {
+    // A socket that is gone already needs no reset.
+    let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+    drop(socket);
+}

@@ -1,0 +1,212 @@
+//! Our certificate: asked for with fresh evidence over a fresh key, renewed at half life.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_attester::{Attester, Produced};
+use countersign_config::Guard;
+use countersign_config::kinds::trust_domain::KeyType as Wanted;
+use countersign_evidence::{Denial, Finding, Reason};
+use countersign_ratls::csr::Pending;
+use countersign_ratls::key::{KeyType, PrivateKey};
+use countersign_ratls::peer::{Judge, Presented};
+use countersign_ratls::rotation::{Action, Rotation};
+use countersign_ratls::{Bundle, Identity};
+use countersign_wire::MAX_MESSAGE;
+use countersign_wire::proto::identity_client::IdentityClient;
+use countersign_wire::proto::{ChallengeRequest, IssueRequest};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tonic::transport::Channel;
+
+use super::control::{Connected, Control};
+use super::{TICK, jitter};
+use crate::context::{Context, Credentials};
+use crate::readiness::Need;
+
+/// Verdicts about peers that are kept.
+const VERDICTS: usize = 4096;
+/// Devices answer within a second or so; a host that does not is broken.
+const QUOTE: Duration = Duration::from_secs(30);
+/// Between two answers of the control plane.
+const CALL: Duration = Duration::from_secs(15);
+
+/// Gets certificates and keeps them current.
+pub(crate) struct IdentityAgent {
+    pub ctx: Arc<Context>,
+    pub control: Arc<Control>,
+    pub attester: Arc<dyn Attester>,
+    pub bundle: watch::Receiver<Arc<Bundle>>,
+    pub workload: String,
+}
+
+impl IdentityAgent {
+    /// Runs until a drain begins.
+    pub(crate) async fn run(self) {
+        let mut rotation = Rotation::new();
+        loop {
+            let now = self.ctx.clock.seconds();
+            self.check_validity(now);
+            match rotation.poll(now) {
+                Action::Renew => match self.renew().await {
+                    Ok(credentials) => {
+                        rotation.renewed(
+                            credentials.identity.not_before,
+                            credentials.identity.not_after,
+                            jitter(),
+                        );
+                        self.install(credentials);
+                    }
+                    Err(denial) => {
+                        rotation.failed(now, jitter());
+                        self.report(&denial, rotation.alarm(now));
+                    }
+                },
+                Action::WaitUntil(_) => tokio::select! {
+                    biased;
+                    () = self.ctx.drain.beginning() => return,
+                    () = tokio::time::sleep(TICK) => {}
+                },
+            }
+        }
+    }
+
+    /// An identity that has ended makes us unready; peers refuse it anyhow.
+    fn check_validity(&self, now: u64) {
+        let ended = self.ctx.credentials.borrow().as_ref().is_some_and(|c| c.identity.not_after < now);
+        if ended {
+            self.ctx
+                .readiness
+                .miss(Need::Identity, "our certificate has expired; waiting for the control plane");
+        }
+    }
+
+    fn install(&self, credentials: Credentials) {
+        let identity = &credentials.identity;
+        tracing::info!(id = %credentials.me, not_after = identity.not_after, emulated = self.attester.emulated(), "certificate in use");
+        self.ctx.metrics.identity_expiration.set(i64::try_from(identity.not_after).unwrap_or(i64::MAX));
+        self.ctx.metrics.identity_refresh.set(i64::try_from(self.ctx.clock.seconds()).unwrap_or(i64::MAX));
+        self.ctx.metrics.refreshed(true);
+        self.ctx.credentials.send_replace(Some(Arc::new(credentials)));
+        self.ctx.readiness.have(Need::Identity);
+        self.ctx.check_own_evidence();
+    }
+
+    fn report(&self, denial: &Denial, alarm: bool) {
+        self.ctx.metrics.refreshed(false);
+        let address = self.control.address();
+        if alarm {
+            tracing::error!(address, reason = %denial.reason, %denial, "certificate not renewed for a long time");
+        } else {
+            tracing::warn!(address, reason = %denial.reason, %denial, "no certificate yet");
+        }
+        let current = self.ctx.credentials.borrow().is_some();
+        if !current {
+            let why = format!(
+                "waiting for the control plane at {address} to issue a certificate; last attempt: {denial}"
+            );
+            self.ctx.readiness.miss(Need::Identity, why);
+        }
+    }
+
+    async fn renew(&self) -> Result<Credentials, Denial> {
+        let now = self.ctx.clock.seconds();
+        let current = self.ctx.credentials.borrow().clone().filter(|c| c.identity.not_after > now);
+        let as_whom = match current {
+            Some(current) => current.identity.clone(),
+            None => self.bootstrap()?,
+        };
+        let Connected { channel, heard, .. } = self.control.connect(&as_whom, &self.ctx).await?;
+        self.issue(channel).await.map_err(|denial| heard.explain(denial))
+    }
+
+    async fn issue(&self, channel: Channel) -> Result<Credentials, Denial> {
+        let mut client = IdentityClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let challenge = answered(client.challenge(ChallengeRequest {})).await?;
+        let key = PrivateKey::generate(self.key_type())?;
+        let pending = Pending::new(&key, &challenge.nonce)?;
+        let evidence = self.quote(pending.report_data).await?;
+        let csr = pending.finish(&key, evidence.media_type, &evidence.value)?;
+        let request = IssueRequest { workload: self.workload.clone(), csr: csr.into() };
+        let issued = answered(client.issue(request)).await?;
+        let chain: Vec<_> = issued.chain.into_iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        self.accept(chain, &key, evidence)
+    }
+
+    /// What was issued must be what peers will accept, and for our key.
+    fn accept(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: &PrivateKey,
+        evidence: Produced,
+    ) -> Result<Credentials, Denial> {
+        let presented = Presented::parse(&chain)?;
+        self.bundle.borrow().validate(&presented, self.ctx.clock.now())?;
+        let identity = Identity::new(chain, key)?;
+        let Some(me) = identity.id.clone() else {
+            return Err(Finding::new(Reason::SvidInvalid, "issued certificate", "a SPIFFE ID", "none").into());
+        };
+        let kept = self.ctx.credentials.borrow().clone().filter(|c| c.me == me);
+        let judge: Arc<dyn Judge> = match kept {
+            // The same identity keeps its judge, and with it the verdicts that are cached.
+            Some(current) => Arc::clone(&current.judge),
+            None => Arc::new(Guard::new(me, Arc::clone(&self.ctx.view), VERDICTS)),
+        };
+        let credentials = Credentials::new(identity, judge, &self.ctx.clock, &self.ctx.metrics)?;
+        self.ctx.evidence.store(Some(Arc::new(evidence)));
+        Ok(credentials)
+    }
+
+    /// The kind of key that the trust domain asks for.
+    fn key_type(&self) -> KeyType {
+        match self.ctx.view.load().svid_key_type() {
+            Wanted::EcP256 => KeyType::EcP256,
+            Wanted::EcP384 => KeyType::EcP384,
+        }
+    }
+
+    /// A self-signed certificate for the first contact. It carries no SPIFFE ID
+    /// (3-attestation, section 6.3).
+    fn bootstrap(&self) -> Result<Identity, Finding> {
+        let key = PrivateKey::generate(KeyType::default())?;
+        Identity::bootstrap(&key, self.ctx.clock.now())
+    }
+
+    /// A quote, on a thread that may block.
+    async fn quote(&self, report_data: [u8; 64]) -> Result<Produced, Denial> {
+        let attester = Arc::clone(&self.attester);
+        let quoting = tokio::task::spawn_blocking(move || attester.evidence(&report_data));
+        let why = match timeout(QUOTE, quoting).await {
+            Ok(Ok(Ok(produced))) => {
+                self.ctx.readiness.have(Need::Evidence);
+                return Ok(produced);
+            }
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(_)) => {
+                self.ctx.task_lost("attester");
+                "the driver panicked".to_owned()
+            }
+            Err(_) => format!("no answer in {QUOTE:?}"),
+        };
+        let driver = self.attester.driver();
+        self.ctx.readiness.miss(Need::Evidence, format!("{driver}: {why}"));
+        Err(Finding::new(Reason::NotReady, format!("attester {driver}"), "evidence", why).into())
+    }
+}
+
+/// The answer to a call, in bounded time, or the denial that it brought.
+async fn answered<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, Denial> {
+    match timeout(CALL, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(super::denial(&status)),
+        Err(_) => {
+            Err(Finding::new(Reason::Timeout, "control plane", format!("an answer in {CALL:?}"), "none")
+                .into())
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What survives a restart: the last good snapshot, and how new collateral has
+//! already been. Both are verified again when they are read.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use countersign_evidence::collateral::Marks;
+use countersign_ratls::Bundle;
+use countersign_wire::{MAX_SNAPSHOT, Snapshot, Unverified};
+
+const SNAPSHOT: &str = "snapshot";
+const MARKS: &str = "marks.json";
+/// Above every genuine file, so that a damaged disk cannot fill the memory.
+const LARGEST: u64 = MAX_SNAPSHOT as u64 + (32 << 20);
+
+/// The state directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    directory: PathBuf,
+}
+
+impl Store {
+    /// Opens the directory, and creates it for this user alone if need be.
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// The last good snapshot. One that is damaged, or that `bundle` does not
+    /// vouch for, is as good as none, and somebody should look.
+    pub(crate) fn snapshot(&self, bundle: &Bundle) -> Option<Snapshot> {
+        let bytes = self.read(SNAPSHOT)?;
+        let verified = Unverified::decode(&bytes).and_then(|stored| stored.verify(bundle));
+        verified.inspect_err(|error| tracing::error!(%error, "the stored snapshot is not used")).ok()
+    }
+
+    /// How new collateral has already been.
+    pub(crate) fn marks(&self) -> Marks {
+        let Some(bytes) = self.read(MARKS) else { return Marks::default() };
+        serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+            tracing::error!(%error, "the stored collateral marks are damaged; starting anew");
+            Marks::default()
+        })
+    }
+
+    /// Keeps both.
+    pub(crate) fn keep(&self, snapshot: &Snapshot, marks: &Marks) -> io::Result<()> {
+        self.write(MARKS, &serde_json::to_vec(marks)?)?;
+        self.write(SNAPSHOT, &snapshot.encode())
+    }
+
+    fn read(&self, name: &str) -> Option<Vec<u8>> {
+        let path = self.directory.join(name);
+        let read = fs::File::open(&path).and_then(|file| {
+            let mut bytes = Vec::new();
+            file.take(LARGEST).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        });
+        match read {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "stored state cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Replaces a file so that a crash leaves either the old or the new one.
+    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let fresh = self.directory.join(format!("{name}.new"));
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&fresh, self.directory.join(name))?;
+        fs::File::open(&self.directory)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use countersign_evidence::collateral::Mark;
+    use countersign_ratls::TrustDomain;
+    use countersign_wire::SnapshotKey;
+    use countersign_wire::snapshot::Entries;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn bundle(key: &SnapshotKey) -> Bundle {
+        Bundle {
+            trust_domain: TrustDomain::parse("prod.example").unwrap(),
+            x509_authorities: Vec::new(),
+            snapshot_keys: vec![key.public()],
+            sequence: 1,
+            refresh_hint: None,
+        }
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_for_this_user_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("state")).unwrap();
+        let key = SnapshotKey::generate().unwrap();
+        let bundle = bundle(&key);
+        assert!(store.snapshot(&bundle).is_none());
+        let snapshot = Snapshot::sign(bundle.trust_domain.clone(), 7, Entries::new(), &key).unwrap();
+        let mut marks = Marks::default();
+        marks.newest.insert("crl x".into(), Mark { number: 3, issued: 4 });
+        store.keep(&snapshot, &marks).unwrap();
+        assert_eq!(store.snapshot(&bundle), Some(snapshot));
+        assert_eq!(store.marks(), marks);
+        let mode = fs::metadata(dir.path().join("state/snapshot")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_snapshot_that_the_bundle_does_not_vouch_for_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = SnapshotKey::generate().unwrap();
+        let trusted = bundle(&SnapshotKey::generate().unwrap());
+        let snapshot = Snapshot::sign(trusted.trust_domain.clone(), 7, Entries::new(), &key).unwrap();
+        store.keep(&snapshot, &Marks::default()).unwrap();
+        assert!(store.snapshot(&trusted).is_none());
+        fs::write(dir.path().join(SNAPSHOT), b"damage").unwrap();
+        assert!(store.snapshot(&bundle(&key)).is_none());
+    }
+}

@@ -1,0 +1,276 @@
+//! The stream of configuration: verified, compiled, put to use, acknowledged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_config::{Resource, View};
+use countersign_evidence::collateral::Marks;
+use countersign_evidence::{Denial, Finding, Reason};
+use countersign_ratls::Bundle;
+use countersign_wire::client::{Event, Subscription};
+use countersign_wire::convert::Converter;
+use countersign_wire::proto::mesh_client::MeshClient;
+use countersign_wire::proto::{ControlMessage, ProxyMessage};
+use countersign_wire::{EntryName, MAX_MESSAGE, Snapshot};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::control::Control;
+use super::store::Store;
+use super::{TICK, jitter};
+use crate::context::Context;
+use crate::readiness::Need;
+
+/// Between two attempts, at first and at last.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// Messages of ours that are not sent yet.
+const QUEUE: usize = 16;
+
+/// What is in use, for the admin page.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// The resources that were read.
+    pub resources: Vec<Arc<Resource>>,
+    /// Entries that are not used, by name, with the reason.
+    pub rejected: Vec<(String, String)>,
+}
+
+/// Keeps the configuration current.
+pub(crate) struct SubscriptionAgent {
+    ctx: Arc<Context>,
+    control: Arc<Control>,
+    store: Store,
+    bundle: watch::Sender<Arc<Bundle>>,
+    subscription: Subscription,
+    converter: Converter,
+    marks: Marks,
+    proxy: String,
+    workload: String,
+    reported: Option<(u64, u64, u64)>,
+}
+
+impl SubscriptionAgent {
+    /// Puts the stored snapshot to use, if there is one.
+    pub(crate) fn new(
+        ctx: Arc<Context>,
+        control: Arc<Control>,
+        store: Store,
+        bundle: watch::Sender<Arc<Bundle>>,
+        marks: Marks,
+        (proxy, workload): (String, String),
+    ) -> Self {
+        let trusted = Arc::clone(&bundle.borrow());
+        let last = store.snapshot(&trusted).map(Arc::new);
+        let subscription = Subscription::new((*trusted).clone(), last.clone());
+        let converter = Converter::new();
+        let mut agent = Self {
+            ctx,
+            control,
+            store,
+            bundle,
+            subscription,
+            converter,
+            marks,
+            proxy,
+            workload,
+            reported: None,
+        };
+        if let Some(snapshot) = last {
+            tracing::info!(generation = snapshot.generation(), "going on with the stored snapshot");
+            agent.apply(&snapshot);
+        }
+        agent
+    }
+
+    /// Runs until a drain begins.
+    pub(crate) async fn run(mut self) {
+        let mut failures = 0_u32;
+        let mut credentials = self.ctx.credentials.subscribe();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.ctx.drain.forced() => return,
+                // The sender lives in the context, which we hold.
+                _ = credentials.wait_for(Option::is_some) => {}
+            }
+            let before = self.subscription.current().map(|s| s.generation());
+            let ended = self.connection().await;
+            self.ctx.metrics.synced.set(0);
+            let Err(denial) = ended else { return };
+            if self.subscription.current().map(|s| s.generation()) != before {
+                failures = 0;
+            }
+            tracing::warn!(address = self.control.address(), reason = %denial.reason, %denial, "no stream of configuration");
+            if self.subscription.current().is_none() {
+                let address = self.control.address();
+                let why = format!("waiting for the control plane at {address}; last attempt: {denial}");
+                self.ctx.readiness.miss(Need::Snapshot, why);
+            }
+            let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(11)).min(LONGEST_PAUSE);
+            failures = failures.saturating_add(1);
+            // Between half and all of it, so that proxies do not return in step.
+            let share = f64::from(jitter()) / f64::from(u32::MAX);
+            tokio::select! {
+                biased;
+                () = self.ctx.drain.forced() => return,
+                () = tokio::time::sleep(pause.mul_f64(0.5 + share / 2.0)) => {}
+            }
+        }
+    }
+
+    /// One connection. `Ok` only when we end ourselves.
+    async fn connection(&mut self) -> Result<(), Denial> {
+        let identity = self.ctx.credentials()?.identity.clone();
+        let connected = self.control.connect(&identity, &self.ctx).await?;
+        let until = connected.admission.valid_until.min(identity.not_after);
+        let heard = connected.heard;
+        let mut client = MeshClient::new(connected.channel)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let (outgoing, queue) = mpsc::channel(QUEUE);
+        let hello = self.subscription.hello(&self.proxy, &self.workload, env!("CARGO_PKG_VERSION"));
+        send(&outgoing, hello)?;
+        let limit = self.ctx.limits.connect_timeout;
+        let incoming = tokio::time::timeout(limit, client.subscribe(ReceiverStream::new(queue)))
+            .await
+            .map_err(|_| lost("no answer to Hello"))?
+            .map_err(|status| heard.explain(super::denial(&status)))?
+            .into_inner();
+        self.reported = None;
+        self.ctx.metrics.synced.set(1);
+        self.stream(incoming, &outgoing, until).await
+    }
+
+    async fn stream(
+        &mut self,
+        mut incoming: Streaming<ControlMessage>,
+        outgoing: &mpsc::Sender<ProxyMessage>,
+        until: u64,
+    ) -> Result<(), Denial> {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = self.ctx.drain.forced() => return Ok(()),
+                message = incoming.message() => message,
+                _ = tick.tick() => {
+                    if self.ctx.clock.seconds() > until {
+                        return Err(lost("what the connection rests on has lapsed"));
+                    }
+                    self.report(outgoing)?;
+                    continue;
+                }
+            };
+            let message = message.map_err(|status| super::denial(&status))?;
+            let message = message.ok_or_else(|| lost("the control plane closed the stream"))?;
+            match self.subscription.feed(message) {
+                Ok(None) => {}
+                Ok(Some(Event::Snapshot(snapshot))) => {
+                    let rejected = self.apply(&snapshot);
+                    if let Some(ack) = self.subscription.ack(&rejected) {
+                        send(outgoing, ack)?;
+                    }
+                    self.report(outgoing)?;
+                    self.keep(snapshot).await;
+                }
+                Ok(Some(Event::Current(_))) => {
+                    let rejected = self.ctx.applied.load().rejected.clone();
+                    if let Some(ack) = self.subscription.ack(&rejected) {
+                        send(outgoing, ack)?;
+                    }
+                    self.report(outgoing)?;
+                }
+                Err(error) => {
+                    self.ctx.metrics.rejected("snapshot");
+                    return Err(error.finding().into());
+                }
+            }
+        }
+    }
+
+    /// Compiles a snapshot and puts it to use. Returns the entries that are not used.
+    fn apply(&mut self, snapshot: &Snapshot) -> Vec<(String, String)> {
+        let converted = self.converter.convert(snapshot);
+        let mut rejected = converted.rejected;
+        let resources = converted.inputs.resources.clone();
+        let collateral = converted.inputs.collateral.clone();
+        self.trust(&converted.inputs.bundles);
+        let previous = self.ctx.view.load_full();
+        let built = View::build_after(&previous, converted.inputs, &mut self.marks, self.ctx.clock.now());
+        self.ctx.install(&Arc::new(built.view));
+        rejected.extend(
+            built.rejected.into_iter().map(|(key, reason)| (EntryName::Resource(key).to_string(), reason)),
+        );
+        rejected.extend(
+            built
+                .refused_collateral
+                .into_iter()
+                .map(|(name, finding)| (EntryName::Collateral(name).to_string(), finding.to_string())),
+        );
+        for (name, reason) in &rejected {
+            tracing::warn!(entry = name, reason, generation = snapshot.generation(), "entry not used");
+            self.ctx.metrics.rejected(kind(name));
+        }
+        self.control.refresh(&self.bundle.borrow(), &collateral, &self.marks, &self.ctx);
+        self.ctx.applied.store(Arc::new(Applied { resources, rejected: rejected.clone() }));
+        self.ctx.readiness.have(Need::Snapshot);
+        self.ctx.check_own_evidence();
+        rejected
+    }
+
+    /// A bundle of our own trust domain that came with a snapshot replaces the
+    /// one before, unless it is older.
+    fn trust(&mut self, bundles: &[Bundle]) {
+        let current = Arc::clone(&self.bundle.borrow());
+        let newer =
+            bundles.iter().find(|b| b.trust_domain == current.trust_domain && b.sequence > current.sequence);
+        if let Some(bundle) = newer {
+            self.subscription.trust(bundle.clone());
+            self.bundle.send_replace(Arc::new(bundle.clone()));
+        }
+    }
+
+    /// Tells the control plane what is in use, when that has changed.
+    fn report(&mut self, outgoing: &mpsc::Sender<ProxyMessage>) -> Result<(), Denial> {
+        let generation = self.ctx.view.load().generation;
+        let hops = self.ctx.live.len() as u64;
+        let until = self.ctx.credentials.borrow().as_ref().map_or(0, |c| c.identity.not_after);
+        let now = Some((generation, hops, until));
+        if self.reported != now {
+            send(outgoing, Subscription::in_use(generation, hops, until))?;
+            self.reported = now;
+        }
+        Ok(())
+    }
+
+    /// After the snapshot is in use: the disk must not delay a revocation.
+    async fn keep(&self, snapshot: Arc<Snapshot>) {
+        let (store, marks) = (self.store.clone(), self.marks.clone());
+        let kept = tokio::task::spawn_blocking(move || store.keep(&snapshot, &marks)).await;
+        match kept {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the snapshot is in use but could not be stored"),
+            Err(_) => self.ctx.task_lost("store"),
+        }
+    }
+}
+
+fn send(outgoing: &mpsc::Sender<ProxyMessage>, message: ProxyMessage) -> Result<(), Denial> {
+    outgoing.try_send(message).map_err(|_| lost("the control plane does not read"))
+}
+
+fn lost(why: &str) -> Denial {
+    Finding::new(Reason::ConnectFailed, "stream of configuration", "one that stays", why).into()
+}
+
+/// The label of an entry: the kind of a resource, else the form.
+fn kind(name: &str) -> &'static str {
+    match EntryName::parse(name) {
+        Some(EntryName::Resource(key)) => key.kind.name(),
+        Some(EntryName::Collateral(_)) => "Collateral",
+        Some(EntryName::Bundle(_)) => "Bundle",
+        None => "unknown",
+    }
+}

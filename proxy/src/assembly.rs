@@ -1,0 +1,349 @@
+//! From a bootstrap file to a proxy whose sockets are bound, and its life from
+//! there to the end.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use countersign_attester::Attester;
+use countersign_config::bootstrap::{Inbound, Outbound, ProxyBootstrap};
+use countersign_config::{Inputs, View};
+use countersign_evidence::collateral::Marks;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+
+use crate::agent::{Agent, AgentError, Applied, TICK};
+use crate::clock::Clock;
+use crate::context::Context;
+use crate::drain::Drain;
+use crate::live::Live;
+use crate::observe::metrics::Metrics;
+use crate::ops::{self, LogLevel};
+use crate::pool::{Destination, Keeper, Pool};
+use crate::readiness::{Need, Readiness};
+use crate::{inbound, outbound};
+
+/// File descriptors that are not for connections: listeners, files, the control plane.
+const RESERVED: u64 = 128;
+/// How often a proxy that is not ready says so in its log.
+const REMINDER: Duration = Duration::from_secs(15);
+/// Ticks between two looks at whether our own evidence still verifies.
+const SELF_CHECK: u32 = 60;
+
+/// Why a proxy cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A listener.
+    #[error("cannot listen on {address} ({purpose}): {source}")]
+    Listen {
+        /// What it is for.
+        purpose: String,
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The admin port shows and does what no other host may see or do.
+    #[error("admin: {0} is not an address of this host alone; use 127.0.0.1 or [::1]")]
+    AdminExposed(SocketAddr),
+    /// A port of the workload is one of our own.
+    #[error("inbound: port {0} is one of this proxy's own listeners, not the workload's")]
+    Loop(u16),
+    /// The agent.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// Metrics that contradict each other: a defect.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Where a proxy listens. Ports that were asked for as 0 are real here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Where hops arrive.
+    pub inbound: Option<SocketAddr>,
+    /// Where workloads connect, in the order of the bootstrap file.
+    pub outbound: Vec<SocketAddr>,
+    /// Localhost only.
+    pub admin: SocketAddr,
+    /// Prometheus.
+    pub metrics: SocketAddr,
+    /// Readiness and liveness.
+    pub readiness: SocketAddr,
+}
+
+/// A proxy whose sockets are bound and which does nothing yet.
+pub struct Bound {
+    addresses: Addresses,
+    ctx: Arc<Context>,
+    agent: Agent,
+    inbound: Option<(TcpListener, Arc<Inbound>)>,
+    outbound: Vec<(TcpListener, Arc<Outbound>)>,
+    readiness: TcpListener,
+    admin: TcpListener,
+    metrics: TcpListener,
+    level: Option<LogLevel>,
+    drain_timeout: Duration,
+}
+
+impl std::fmt::Debug for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bound").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// Binds every socket and puts the stored snapshot to use. Must be called
+/// inside a Tokio runtime. `level` changes the log filter on behalf of operators.
+///
+/// # Errors
+/// When a socket cannot be bound, the state directory cannot be used, or the
+/// bootstrap file contradicts itself.
+pub fn build(
+    bootstrap: &ProxyBootstrap,
+    clock: Clock,
+    attester: Arc<dyn Attester>,
+    level: Option<LogLevel>,
+) -> Result<Bound, BuildError> {
+    if !bootstrap.admin.ip().is_loopback() {
+        return Err(BuildError::AdminExposed(bootstrap.admin));
+    }
+    let admin = listen("admin", bootstrap.admin)?;
+    let metrics = listen("metrics", bootstrap.metrics)?;
+    let readiness = listen("readiness", bootstrap.readiness)?;
+    let inbound = match &bootstrap.inbound {
+        Some(inbound) => Some((listen("inbound", inbound.listen)?, Arc::new(inbound.clone()))),
+        None => None,
+    };
+    let outbound = bootstrap
+        .outbound
+        .iter()
+        .map(|o| Ok((listen(&format!("outbound to {}", o.to), o.listen)?, Arc::new(o.clone()))))
+        .collect::<Result<Vec<_>, BuildError>>()?;
+    let addresses = Addresses {
+        inbound: inbound.as_ref().map(|(listener, _)| local("inbound", listener)).transpose()?,
+        outbound: outbound
+            .iter()
+            .map(|(listener, _)| local("outbound", listener))
+            .collect::<Result<_, _>>()?,
+        admin: local("admin", &admin)?,
+        metrics: local("metrics", &metrics)?,
+        readiness: local("readiness", &readiness)?,
+    };
+    let own = own_listeners(&addresses);
+    if let Some((_, inbound)) = &inbound
+        && let Some(port) = inbound.ports.iter().find(|port| leads_to_us(inbound, **port, &own))
+    {
+        return Err(BuildError::Loop(*port));
+    }
+    let ctx = Arc::new(context(bootstrap, clock, own)?);
+    let agent = Agent::new(bootstrap, attester, &ctx)?;
+    let drain_timeout = bootstrap.drain_timeout;
+    Ok(Bound { addresses, ctx, agent, inbound, outbound, readiness, admin, metrics, level, drain_timeout })
+}
+
+fn context(bootstrap: &ProxyBootstrap, clock: Clock, own: Vec<SocketAddr>) -> Result<Context, BuildError> {
+    let nothing =
+        Inputs { generation: 0, resources: Vec::new(), bundles: Vec::new(), collateral: Vec::new() };
+    let view = View::build(nothing, &mut Marks::default(), clock.now()).view;
+    // A connection has two sockets at most: the workload's, and a share of a hop.
+    let connections = countersign_net::descriptors().saturating_sub(RESERVED) / 2;
+    Ok(Context {
+        clock,
+        view: Arc::new(ArcSwap::from_pointee(view)),
+        credentials: watch::Sender::new(None),
+        live: Arc::new(Live::default()),
+        metrics: Arc::new(Metrics::new()?),
+        readiness: Readiness::new(),
+        limits: bootstrap.limits.clone(),
+        connections: Arc::new(Semaphore::new(usize::try_from(connections).unwrap_or(usize::MAX >> 4))),
+        own,
+        drain: Drain::default(),
+        evidence: ArcSwapOption::empty(),
+        applied: ArcSwap::from_pointee(Applied::default()),
+    })
+}
+
+impl Bound {
+    /// Where the proxy listens.
+    #[must_use]
+    pub const fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The handle by which the proxy is ended: gracefully, or at once.
+    #[must_use]
+    pub fn drain(&self) -> Drain {
+        self.ctx.drain.clone()
+    }
+
+    /// What the stages share; for tests and tools in the same process.
+    #[must_use]
+    pub fn context(&self) -> Arc<Context> {
+        Arc::clone(&self.ctx)
+    }
+
+    /// Runs until `shutdown` resolves (or an operator asks for the end), and
+    /// the drain that follows has ended.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let ctx = Arc::clone(&self.ctx);
+        let drain_timeout = self.drain_timeout;
+        let (mut data, mut rest, admin) = self.start();
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                () = ctx.drain.beginning() => break,
+                () = data.watch(&ctx) => {}
+                () = rest.watch(&ctx) => {}
+            }
+        }
+        // Whoever sends traffic here learns first that it should stop.
+        ctx.readiness.drain();
+        tracing::info!(hops = ctx.live.len(), timeout = ?drain_timeout, "draining");
+        ctx.drain.begin();
+        tokio::select! {
+            biased;
+            () = data.all(&ctx) => tracing::info!("everything finished"),
+            () = ctx.drain.forced() => {}
+            () = tokio::time::sleep(drain_timeout) => tracing::warn!("drain timeout; cutting what is left"),
+        }
+        ctx.drain.force();
+        ctx.live.sever_all(&ctx.metrics);
+        data.all(&ctx).await;
+        rest.all(&ctx).await;
+        if let Some(admin) = admin {
+            // An error is a panic there, which ends nothing else any more.
+            let _ = admin.await;
+        }
+    }
+
+    /// Starts every task.
+    fn start(self) -> (Tasks, Tasks, Option<oneshot::Receiver<()>>) {
+        let ctx = self.ctx;
+        let mut data = Tasks::default();
+        let mut rest = Tasks::default();
+        let mut pools: HashMap<Destination, Pool> = HashMap::new();
+        for (listener, mapping) in self.outbound {
+            let destination = Destination { to: mapping.to.clone(), address: mapping.address.clone() };
+            let pool = pools.entry(destination.clone()).or_insert_with(|| {
+                let (pool, keeper): (Pool, Keeper) = Pool::new(destination, Arc::clone(&ctx));
+                data.spawn("pool", keeper.run());
+                pool
+            });
+            data.spawn("outbound", outbound::serve(listener, mapping, pool.clone(), Arc::clone(&ctx)));
+        }
+        if let Some((listener, config)) = self.inbound {
+            data.spawn("inbound", inbound::serve(listener, config, Arc::clone(&ctx)));
+        }
+        rest.spawn("readiness", ops::readiness(self.readiness, Arc::clone(&ctx)));
+        rest.spawn("identity", self.agent.identity.run());
+        rest.spawn("configuration", self.agent.subscription.run());
+        rest.spawn("clock", clockwork(Arc::clone(&ctx)));
+        ctx.readiness.have(Need::Sockets);
+        let admin = match ops::spawn(self.admin, self.metrics, self.level, Arc::clone(&ctx)) {
+            Ok(ended) => Some(ended),
+            Err(error) => {
+                tracing::error!(%error, "no admin and no metrics");
+                ctx.readiness.miss(Need::Tasks, "admin and metrics could not be started");
+                None
+            }
+        };
+        (data, rest, admin)
+    }
+}
+
+/// What must happen because time passes: hops expire, collateral ends.
+async fn clockwork(ctx: Arc<Context>) {
+    let mut tick = tokio::time::interval(TICK);
+    let mut reminder = tokio::time::interval(REMINDER);
+    let mut ticks = 0_u32;
+    loop {
+        tokio::select! {
+            biased;
+            () = ctx.drain.forced() => return,
+            _ = tick.tick() => {
+                ctx.live.expire(ctx.clock.now(), &ctx.metrics);
+                ticks = ticks.wrapping_add(1);
+                if ticks.is_multiple_of(SELF_CHECK) {
+                    ctx.check_own_evidence();
+                }
+            }
+            _ = reminder.tick() => {
+                if !ctx.readiness.is_ready() {
+                    tracing::warn!("not ready\n{}", ctx.readiness.report().trim_end());
+                }
+            }
+        }
+    }
+}
+
+/// Tasks with names and an owner.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<()>,
+    names: HashMap<Id, &'static str>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = self.set.spawn(task);
+        self.names.insert(handle.id(), name);
+    }
+
+    /// Waits until a task ends, which none should do before a drain.
+    async fn watch(&mut self, ctx: &Context) {
+        match self.set.join_next_with_id().await {
+            Some(ended) => self.ended(&ended, ctx),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn all(&mut self, ctx: &Context) {
+        while let Some(ended) = self.set.join_next_with_id().await {
+            self.ended(&ended, ctx);
+        }
+    }
+
+    fn ended(&mut self, ended: &Result<(Id, ()), JoinError>, ctx: &Context) {
+        let id = match ended {
+            Ok((id, ())) => *id,
+            Err(error) => error.id(),
+        };
+        let name = self.names.remove(&id).unwrap_or("task");
+        if ended.is_err() || !ctx.drain.begun() {
+            ctx.task_lost(name);
+        }
+    }
+}
+
+fn listen(purpose: &str, address: SocketAddr) -> Result<TcpListener, BuildError> {
+    countersign_net::listen(address).map_err(|source| BuildError::Listen {
+        purpose: purpose.to_owned(),
+        address,
+        source,
+    })
+}
+
+fn local(purpose: &str, listener: &TcpListener) -> Result<SocketAddr, BuildError> {
+    listener.local_addr().map_err(|source| BuildError::Listen {
+        purpose: purpose.to_owned(),
+        address: SocketAddr::from(([0, 0, 0, 0], 0)),
+        source,
+    })
+}
+
+fn own_listeners(addresses: &Addresses) -> Vec<SocketAddr> {
+    let mut own = vec![addresses.admin, addresses.metrics, addresses.readiness];
+    own.extend(addresses.inbound);
+    own.extend(&addresses.outbound);
+    own
+}
+
+fn leads_to_us(inbound: &Inbound, port: u16, own: &[SocketAddr]) -> bool {
+    crate::route::leads_back(inbound.workload, SocketAddr::new(inbound.workload, port), own)
+}

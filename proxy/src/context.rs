@@ -1,0 +1,162 @@
+//! What every stage of the data path shares.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use countersign_attester::Produced;
+use countersign_config::View;
+use countersign_config::bootstrap::Limits;
+use countersign_evidence::{Denial, Finding, Reason};
+use countersign_ratls::identity::Identity;
+use countersign_ratls::peer::{Admission, Judge};
+use countersign_ratls::tls::{ALPN_H2, Acceptor, Connector, Profile};
+use countersign_ratls::{IdPattern, SpiffeId};
+use tokio::sync::{Semaphore, watch};
+
+use crate::agent::Applied;
+use crate::clock::Clock;
+use crate::drain::Drain;
+use crate::live::Live;
+use crate::observe::metrics::Metrics;
+use crate::readiness::{Need, Readiness};
+use crate::verdict::Witness;
+
+/// Whom we are to peers, and who judges them for us. Immutable; a renewal makes a new one.
+#[derive(Debug)]
+pub struct Credentials {
+    /// Our certificate chain and key.
+    pub identity: Identity,
+    /// Our SPIFFE ID.
+    pub me: SpiffeId,
+    /// The judge of hops.
+    pub judge: Arc<dyn Judge>,
+    witness: Arc<dyn Judge>,
+    /// Accepts hops.
+    pub acceptor: Acceptor,
+    profile: Profile,
+}
+
+impl Credentials {
+    /// From an identity and a judge.
+    ///
+    /// # Errors
+    /// When the identity has no SPIFFE ID or its key cannot be used.
+    pub fn new(
+        identity: Identity,
+        judge: Arc<dyn Judge>,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, Finding> {
+        let Some(me) = identity.id.clone() else {
+            return Err(Finding::new(Reason::SvidInvalid, "our certificate", "a SPIFFE ID", "none"));
+        };
+        let profile = Profile { alpn: vec![ALPN_H2.to_vec()], require_pq: false, clock: clock.provider() };
+        let witness: Arc<dyn Judge> =
+            Arc::new(Witness::new(Arc::clone(&judge), me.clone(), Arc::clone(metrics)));
+        let acceptor = Acceptor::new(&identity, Arc::clone(&witness), &profile)?;
+        Ok(Self { identity, me, judge, witness, acceptor, profile })
+    }
+
+    /// Opens hops to `destination` and nobody else.
+    ///
+    /// # Errors
+    /// When the identity's key cannot be used.
+    pub fn connector(&self, destination: &SpiffeId) -> Result<Connector, Finding> {
+        let expected = IdPattern::parse(destination.as_str())?;
+        Connector::new(&self.identity, Arc::clone(&self.witness), expected, &self.profile)
+    }
+}
+
+/// What every stage of the data path shares.
+#[derive(Debug)]
+pub struct Context {
+    /// What time it is.
+    pub clock: Clock,
+    /// The current view.
+    pub view: Arc<ArcSwap<View>>,
+    /// Our current credentials; `None` until the control plane has issued some.
+    pub credentials: watch::Sender<Option<Arc<Credentials>>>,
+    /// Every hop that is open.
+    pub live: Arc<Live>,
+    /// Counters and gauges.
+    pub metrics: Arc<Metrics>,
+    /// What is missing.
+    pub readiness: Readiness,
+    /// The limits of the bootstrap file.
+    pub limits: Limits,
+    /// Connections of workloads, in both directions: each holds a descriptor.
+    pub connections: Arc<Semaphore>,
+    /// The addresses on which we listen ourselves.
+    pub own: Vec<SocketAddr>,
+    /// Where we are on the way to the end.
+    pub drain: Drain,
+    /// The evidence in our certificate.
+    pub evidence: ArcSwapOption<Produced>,
+    /// What the view was made from.
+    pub applied: ArcSwap<Applied>,
+}
+
+impl Context {
+    /// Our credentials.
+    ///
+    /// # Errors
+    /// `not-ready` while there are none.
+    pub fn credentials(&self) -> Result<Arc<Credentials>, Denial> {
+        self.credentials.borrow().clone().ok_or_else(not_ready)
+    }
+
+    /// A task ended by a panic: the proxy is not ready any more, for good.
+    pub fn task_lost(&self, name: &str) {
+        tracing::error!(task = name, "a task panicked; this proxy is not ready until it is restarted");
+        self.readiness.miss(Need::Tasks, format!("{name} panicked; restart the proxy"));
+    }
+
+    /// Whether peers that have the same view as we could verify our own evidence.
+    pub fn check_own_evidence(&self) {
+        let view = self.view.load();
+        let Some(evidence) = self.evidence.load_full().filter(|_| view.generation > 0) else { return };
+        match view.verify(evidence.media_type, &evidence.value, self.clock.now()) {
+            Ok(_) => self.readiness.have(Need::Collateral),
+            Err(denial) => self.readiness.miss(Need::Collateral, format!("our own evidence: {denial}")),
+        }
+    }
+
+    /// Puts a view to use: installs it, then looks at every live hop again.
+    pub fn install(&self, view: &Arc<View>) {
+        let generation = view.generation;
+        self.view.store(Arc::clone(view));
+        let authorize = |peer: &Admission, me: &SpiffeId, port: u16| authorize(view, peer, me, port);
+        let started = tokio::time::Instant::now();
+        let (looked, cut) = self.live.reappraise(generation, self.clock.now(), &self.metrics, &authorize);
+        self.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.metrics.last_applied.set(i64::try_from(self.clock.seconds()).unwrap_or(i64::MAX));
+        tracing::info!(generation, hops = looked, cut, elapsed = ?started.elapsed(), "configuration in use");
+    }
+}
+
+/// Whether `view` lets `peer` call `port` of `me`.
+///
+/// # Errors
+/// `authorization-denied` with the rule that decided.
+pub fn authorize(view: &View, peer: &Admission, me: &SpiffeId, port: u16) -> Result<(), Denial> {
+    let decision = view.authorize(peer, me, port);
+    for policy in &decision.audited {
+        tracing::info!(target: "audit", policy, port, peer = peer.presented.id.as_ref().map(tracing::field::display), "audited call");
+    }
+    if decision.allowed {
+        return Ok(());
+    }
+    let asked = format!("port {port}");
+    Err(Finding::new(
+        Reason::AuthorizationDenied,
+        asked,
+        "a call that an AuthorizationPolicy allows",
+        decision.rule,
+    )
+    .into())
+}
+
+fn not_ready() -> Denial {
+    Finding::new(Reason::NotReady, "our certificate", "one that the control plane issued", "none yet").into()
+}

@@ -1,0 +1,146 @@
+//! Sixth stage: bytes between a workload's socket and a stream of a hop.
+//!
+//! Back-pressure is that of HTTP/2: from the socket only as much is read as the
+//! peer's window takes, and the peer's window opens only as the socket takes
+//! what came. A connection that is idle holds no buffer.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use countersign_evidence::{Denial, Finding, Reason};
+use h2::{RecvStream, SendStream};
+use prometheus::IntCounter;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+use countersign_ratls::peer::Role;
+
+use crate::policy::Permitted;
+
+/// Buffers grow while they are filled: many connections are small, few are bulk.
+const SMALLEST: usize = 4 << 10;
+const LARGEST: usize = 256 << 10;
+
+/// Why forwarding ended before both sides were done.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("workload: {0}")]
+    Workload(#[from] io::Error),
+    #[error("hop: {0}")]
+    Hop(#[from] h2::Error),
+    #[error("hop: the stream ended early")]
+    Closed,
+}
+
+/// Where bytes of one direction are counted.
+struct Count<'a> {
+    stream: &'a AtomicU64,
+    series: &'a IntCounter,
+}
+
+impl Count<'_> {
+    fn add(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.stream.fetch_add(bytes, Ordering::Relaxed);
+        self.series.inc_by(bytes);
+    }
+}
+
+/// Forwards until both directions have ended, or one has broken, or the stream
+/// is cut. What does not end in order ends by a reset on both sides.
+pub(crate) async fn run(
+    permitted: &Permitted,
+    mut socket: TcpStream,
+    mut send: SendStream<Bytes>,
+    recv: RecvStream,
+) -> Result<(), Denial> {
+    let stream = &permitted.stream;
+    let series = &permitted.hop.series;
+    let received = Count { stream: &stream.received, series: &series.received };
+    let sent = Count { stream: &stream.sent, series: &series.sent };
+    // On the called side the hop brings the caller's bytes; on the calling side the socket does.
+    let (from_hop, from_socket) = match permitted.hop.role {
+        Role::Client => (received, sent),
+        Role::Server => (sent, received),
+    };
+    let ended = {
+        let (read, write) = socket.split();
+        let both = async {
+            tokio::try_join!(to_hop(read, &mut send, &from_socket), to_socket(recv, write, &from_hop))
+        };
+        tokio::select! {
+            biased;
+            () = stream.cut.cancelled() => {
+                Err(stream.cut.cause().map_or_else(crate::live::draining, crate::live::Cause::denial))
+            }
+            result = both => result.map(|_| ()).map_err(|broken| denial(&broken)),
+        }
+    };
+    if ended.is_err() {
+        send.send_reset(h2::Reason::CANCEL);
+        countersign_net::abort(socket);
+    }
+    ended
+}
+
+fn denial(broken: &Broken) -> Denial {
+    Finding::new(Reason::ConnectFailed, "stream", "an orderly end", broken.to_string()).into()
+}
+
+/// From the workload's socket to the hop, until the workload has said all.
+async fn to_hop(socket: ReadHalf<'_>, send: &mut SendStream<Bytes>, count: &Count<'_>) -> Result<(), Broken> {
+    let mut size = SMALLEST;
+    loop {
+        // An idle stream neither holds a buffer nor keeps window from others.
+        tokio::select! {
+            ready = socket.readable() => ready?,
+            reset = poll_fn(|cx| send.poll_reset(cx)) => return Err(reset.map_or_else(Broken::Hop, |_| Broken::Closed)),
+        }
+        send.reserve_capacity(size);
+        let window = poll_fn(|cx| send.poll_capacity(cx)).await.ok_or(Broken::Closed)??;
+        let room = window.min(size);
+        if room == 0 {
+            continue;
+        }
+        let mut buffer = BytesMut::with_capacity(room);
+        match socket.try_read_buf(&mut (&mut buffer).limit(room)) {
+            Ok(0) => {
+                send.reserve_capacity(0);
+                send.send_data(Bytes::new(), true)?;
+                return Ok(());
+            }
+            Ok(read) => {
+                count.add(read);
+                send.send_data(buffer.freeze(), false)?;
+                size = if read == size {
+                    (size * 4).min(LARGEST)
+                } else if read < size / 4 {
+                    (size / 4).max(SMALLEST)
+                } else {
+                    size
+                };
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        send.reserve_capacity(0);
+    }
+}
+
+/// From the hop to the workload's socket, until the peer has said all.
+async fn to_socket(mut recv: RecvStream, mut socket: WriteHalf<'_>, count: &Count<'_>) -> Result<(), Broken> {
+    while let Some(data) = recv.data().await {
+        let data = data?;
+        socket.write_all(&data).await?;
+        count.add(data.len());
+        recv.flow_control().release_capacity(data.len())?;
+    }
+    // The workload may have closed already.
+    match socket.shutdown().await {
+        Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error.into()),
+        _ => Ok(()),
+    }
+}

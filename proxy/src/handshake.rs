@@ -1,0 +1,90 @@
+//! Second stage: the RA-TLS handshake. The peer has proved a key, and the judge
+//! has admitted it under the view of that moment.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use countersign_evidence::{Denial, Finding, Reason};
+use countersign_net::{Abort, Severable};
+use countersign_ratls::SpiffeId;
+use countersign_ratls::peer::{Admission, Role};
+use countersign_ratls::tls::HandshakeError;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{client, server};
+
+use crate::context::{Context, Credentials};
+
+/// A connection whose handshake is complete.
+#[derive(Debug)]
+pub(crate) struct Handshaken<S> {
+    pub(crate) stream: S,
+    pub(crate) role: Role,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) credentials: Arc<Credentials>,
+    pub(crate) address: SocketAddr,
+    pub(crate) abort: Abort,
+    // Only this module makes one.
+    _private: (),
+}
+
+/// The server's side, with our current credentials, in bounded time.
+pub(crate) async fn accept(
+    socket: TcpStream,
+    address: SocketAddr,
+    ctx: &Context,
+) -> Result<Handshaken<server::TlsStream<Severable>>, Denial> {
+    let credentials = ctx.credentials()?;
+    let abort = Abort::default();
+    let handshake = credentials.acceptor.accept(Severable::new(socket, abort.clone()));
+    let done =
+        timeout(ctx.limits.handshake_timeout, handshake).await.map_err(|_| too_slow(ctx))?.map_err(denial)?;
+    Ok(Handshaken {
+        stream: done.stream,
+        role: Role::Client,
+        admission: done.admission,
+        credentials,
+        address,
+        abort,
+        _private: (),
+    })
+}
+
+/// The client's side: nobody but `to` is accepted.
+pub(crate) async fn connect(
+    socket: TcpStream,
+    address: SocketAddr,
+    to: &SpiffeId,
+    credentials: Arc<Credentials>,
+    ctx: &Context,
+) -> Result<Handshaken<client::TlsStream<Severable>>, Denial> {
+    let connector = credentials.connector(to)?;
+    let abort = Abort::default();
+    let handshake = connector.connect(Severable::new(socket, abort.clone()));
+    let done =
+        timeout(ctx.limits.handshake_timeout, handshake).await.map_err(|_| too_slow(ctx))?.map_err(denial)?;
+    Ok(Handshaken {
+        stream: done.stream,
+        role: Role::Server,
+        admission: done.admission,
+        credentials,
+        address,
+        abort,
+        _private: (),
+    })
+}
+
+fn too_slow(ctx: &Context) -> Denial {
+    let limit = format!("at most {:?}", ctx.limits.handshake_timeout);
+    Finding::new(Reason::Timeout, "handshake", limit, "longer").into()
+}
+
+fn denial(error: HandshakeError) -> Denial {
+    match error {
+        HandshakeError::Denied(denial) => denial,
+        HandshakeError::Tls { finding } => finding.into(),
+        HandshakeError::Io(error) => {
+            Finding::new(Reason::TlsFailure, "handshake", "a complete handshake", error.to_string()).into()
+        }
+    }
+}

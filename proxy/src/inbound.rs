@@ -1,0 +1,217 @@
+//! Hops that end here: handshake, verdict, and for each CONNECT the policy, the
+//! workload, the bytes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_config::bootstrap::Inbound;
+use countersign_evidence::{Denial, Finding, Reason};
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{HeaderValue, Request, Response, StatusCode};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::context::Context;
+use crate::hop::REASON_HEADER;
+use crate::listener::{self, Accepted};
+use crate::live::draining;
+use crate::observe::access::Record;
+use crate::policy::Permitted;
+use crate::verdict::Appraised;
+use crate::{forward, handshake, hop, policy, route, verdict};
+
+/// Serves the inbound listener until a drain has ended.
+pub(crate) async fn serve(listener: TcpListener, config: Arc<Inbound>, ctx: Arc<Context>) {
+    let handshakes = Arc::new(Semaphore::new(ctx.limits.handshakes_in_progress));
+    let hops = Arc::new(Semaphore::new(ctx.limits.hops));
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = ctx.drain.beginning() => break,
+            Some(ended) = tasks.join_next() => reap(&ended, &ctx),
+            accepted = listener::accept(&listener, &handshakes, "inbound", &ctx) => {
+                tasks.spawn(one_hop(accepted, Arc::clone(&hops), Arc::clone(&config), Arc::clone(&ctx)));
+            }
+        }
+    }
+    drop(listener);
+    while let Some(ended) = tasks.join_next().await {
+        reap(&ended, &ctx);
+    }
+}
+
+fn reap(ended: &Result<(), tokio::task::JoinError>, ctx: &Context) {
+    if ended.as_ref().is_err_and(tokio::task::JoinError::is_panic) {
+        ctx.task_lost("inbound hop");
+    }
+}
+
+async fn one_hop(accepted: Accepted, hops: Arc<Semaphore>, config: Arc<Inbound>, ctx: Arc<Context>) {
+    let Accepted { socket, peer, permit } = accepted;
+    let shaken = tokio::select! {
+        biased;
+        () = ctx.drain.forced() => return,
+        shaken = handshake::accept(socket, peer, &ctx) => shaken,
+    };
+    let appraised = shaken.and_then(|shaken| verdict::admit(shaken, &ctx));
+    drop(permit);
+    let (hop, stream) = match appraised {
+        Ok(appraised) => appraised,
+        Err(denial) => {
+            tracing::info!(peer.address = %peer, reason = %denial.reason, %denial, "hop refused");
+            return;
+        }
+    };
+    let Ok(_permit) = hops.try_acquire() else {
+        tracing::warn!(peer.address = %peer, "hop refused: too many are open");
+        ctx.metrics.refused("inbound", Reason::Overloaded);
+        return;
+    };
+    let limit = ctx.limits.streams_per_hop;
+    match timeout(ctx.limits.handshake_timeout, hop::server(limit).handshake(stream)).await {
+        Ok(Ok(connection)) => streams(hop, connection, config, ctx).await,
+        Ok(Err(error)) => tracing::debug!(peer.address = %peer, %error, "no HTTP/2 on the hop"),
+        Err(_) => tracing::info!(peer.address = %peer, "hop closed: no HTTP/2 preface in time"),
+    }
+}
+
+type Connection = h2::server::Connection<tokio_rustls::server::TlsStream<countersign_net::Severable>, Bytes>;
+
+/// Serves the streams of one hop until it ends or is cut.
+async fn streams(hop: Appraised, mut connection: Connection, config: Arc<Inbound>, ctx: Arc<Context>) {
+    let mut tasks = JoinSet::new();
+    let silence = hop::silence(connection.ping_pong());
+    tokio::pin!(silence);
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = hop.cut.cancelled() => break,
+            () = ctx.drain.beginning(), if !leaving => {
+                leaving = true;
+                connection.graceful_shutdown();
+            }
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => reap(&ended, &ctx),
+            () = &mut silence => {
+                tracing::info!(hop = hop.id, "hop closed: the peer does not answer");
+                break;
+            }
+            request = connection.accept() => match request {
+                Some(Ok((request, respond))) => {
+                    tasks.spawn(one_stream(hop.clone(), request, respond, Arc::clone(&config), Arc::clone(&ctx)));
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(hop = hop.id, %error, "hop ended");
+                    break;
+                }
+                None => break,
+            }
+        }
+    }
+    // Without its connection every stream ends; those of a cut hop end by their own switch.
+    drop(connection);
+    while let Some(ended) = tasks.join_next().await {
+        reap(&ended, &ctx);
+    }
+}
+
+async fn one_stream(
+    hop: Appraised,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    config: Arc<Inbound>,
+    ctx: Arc<Context>,
+) {
+    let (head, body) = request.into_parts();
+    let mut record = Record::new("inbound", hop.address, hop.peer(), hop.me.to_string());
+    record.trace(head.headers.get("traceparent").and_then(|v| v.to_str().ok()));
+    record.peer(&hop.admission());
+    let opened = match route::requested_port(&head, &config.ports) {
+        Ok(port) => open(&hop, port, &config, &ctx).await,
+        Err(denial) => Err(denial),
+    };
+    let result = match opened {
+        Ok((permitted, socket, _connection)) => {
+            record.permitted(&permitted);
+            match respond.send_response(accepted(&config, permitted.stream.port), false) {
+                Ok(send) => forward::run(&permitted, socket, send, body).await,
+                Err(error) => Err(hop::broken(&error)),
+            }
+        }
+        Err(denial) => {
+            tracing::warn!(
+                target: "access", hop = hop.id, reason = %denial.reason, "stream refused\n{}",
+                crate::observe::explain::Explanation {
+                    source: &hop.peer(), destination: hop.me.as_str(), denial: &denial,
+                }
+            );
+            // The peer may be gone; its stream is then refused anyhow.
+            let _ = respond.send_response(refused(&denial), true);
+            Err(denial)
+        }
+    };
+    record.finish(result);
+}
+
+/// Authorizes first, then connects: a caller without permission learns nothing
+/// about the workload, and the workload nothing of the caller.
+async fn open(
+    hop: &Appraised,
+    port: u16,
+    config: &Inbound,
+    ctx: &Context,
+) -> Result<(Permitted, TcpStream, tokio::sync::OwnedSemaphorePermit), Denial> {
+    let permitted = policy::permit(hop, port, ctx)?;
+    let connection = Arc::clone(&ctx.connections).try_acquire_owned().map_err(|_| overloaded())?;
+    let workload = SocketAddr::new(config.workload, port);
+    let limit = ctx.limits.connect_timeout;
+    let socket = tokio::select! {
+        biased;
+        () = permitted.stream.cut.cancelled() => {
+            return Err(permitted.stream.cut.cause().map_or_else(draining, crate::live::Cause::denial));
+        }
+        socket = timeout(limit, countersign_net::connect(workload)) => socket,
+    };
+    match socket {
+        Ok(Ok(socket)) => Ok((permitted, socket, connection)),
+        Ok(Err(error)) => Err(unreachable_workload(workload, &error.to_string())),
+        Err(_) => Err(unreachable_workload(workload, &format!("no answer in {}", seconds(limit)))),
+    }
+}
+
+fn unreachable_workload(workload: SocketAddr, why: &str) -> Denial {
+    Finding::new(Reason::ConnectFailed, format!("workload {workload}"), "a connection", why).into()
+}
+
+fn overloaded() -> Denial {
+    Finding::new(Reason::Overloaded, "connections", "fewer than the limit", "the limit").into()
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+/// The answer that says yes, with the way of the request (RFC 7239).
+fn accepted(config: &Inbound, port: u16) -> Response<()> {
+    let mut response = Response::new(());
+    let workload = SocketAddr::new(config.workload, port);
+    if let Ok(value) = HeaderValue::try_from(format!("by=\"{workload}\"")) {
+        response.headers_mut().insert("forwarded", value);
+    }
+    response
+}
+
+/// The answer that says no, and why, by the reason table.
+fn refused(denial: &Denial) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() =
+        StatusCode::from_u16(denial.reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(REASON_HEADER, HeaderValue::from_static(denial.reason.code()));
+    response
+}

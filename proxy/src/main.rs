@@ -1,0 +1,109 @@
+//! `countersign-proxy --config FILE`
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser;
+use countersign_config::bootstrap::ProxyBootstrap;
+use countersign_proxy::{Clock, build};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::{EnvFilter, fmt, prelude::*, reload};
+
+/// The data plane of Countersign: a sidecar that lets bytes pass only between
+/// attested workloads.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = "Example:\n  countersign-proxy --config /etc/countersign/proxy.yaml")]
+struct Arguments {
+    /// The bootstrap file (kind: ProxyBootstrap).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The log filter, for example `info` or `info,countersign_proxy=debug`.
+    #[arg(long, env = "COUNTERSIGN_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// The form of the log.
+    #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_enum, default_value = "text", value_name = "FORM")]
+    log_format: LogFormat,
+    /// Worker threads; at most one for each core.
+    #[arg(long, env = "COUNTERSIGN_WORKERS", default_value_t = 2, value_name = "N")]
+    workers: usize,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let level = log(&arguments)?;
+    let hardening = countersign_net::harden();
+    for missing in &hardening.missing {
+        tracing::warn!("{missing}");
+    }
+    let bootstrap = ProxyBootstrap::load(&arguments.config).map_err(|problems| {
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", lines.join("\n"))
+    })?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(arguments.workers.clamp(1, cores))
+        .thread_name("data")
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(&bootstrap, level))
+}
+
+async fn run(bootstrap: &ProxyBootstrap, level: countersign_proxy::LogLevel) -> anyhow::Result<()> {
+    let clock = Clock::new(Arc::new(rustls::time_provider::DefaultTimeProvider));
+    let attester = countersign_proxy::platform::open(&bootstrap.attester).context("attester")?;
+    tracing::info!(driver = attester.driver(), tee = %attester.tee(), emulated = attester.emulated(), "attester");
+    let bound = build(bootstrap, clock, attester, Some(level))?;
+    tracing::info!(addresses = ?bound.addresses(), version = env!("CARGO_PKG_VERSION"), "bound");
+    let drain = bound.drain();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut again = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let first = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    // The first signal drains, the second ends.
+    let second = async {
+        for _ in 0..2 {
+            tokio::select! {
+                _ = again.0.recv() => {}
+                _ = again.1.recv() => {}
+            }
+        }
+        drain.force();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = bound.run(first) => {}
+        () = second => {}
+    }
+    Ok(())
+}
+
+/// Logs to standard error, with a filter that can be changed later.
+fn log(arguments: &Arguments) -> anyhow::Result<countersign_proxy::LogLevel> {
+    let filter = EnvFilter::try_new(&arguments.log).context("--log")?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    match arguments.log_format {
+        LogFormat::Text => registry.with(layer).init(),
+        LogFormat::Json => registry.with(layer.json()).init(),
+    }
+    Ok(Arc::new(move |wanted: Option<&str>| {
+        if let Some(wanted) = wanted {
+            let filter = EnvFilter::try_new(wanted).map_err(|error| error.to_string())?;
+            handle.reload(filter).map_err(|error| error.to_string())?;
+        }
+        handle.with_current(ToString::to_string).map_err(|error| error.to_string())
+    }))
+}

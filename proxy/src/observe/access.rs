@@ -1,0 +1,143 @@
+//! The access log: one record for each stream, written when it ends, however it ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use countersign_evidence::{Denial, Reason};
+use countersign_ratls::peer::Admission;
+use tokio::time::Instant;
+
+use crate::live::Stream;
+use crate::observe::metrics::{HopSeries, tee_labels};
+use crate::policy::Permitted;
+
+/// A record in the making. Dropping it writes it.
+#[derive(Debug)]
+pub struct Record {
+    direction: &'static str,
+    client: SocketAddr,
+    source: String,
+    destination: String,
+    port: u16,
+    traceparent: String,
+    started: Instant,
+    peer: Option<Peer>,
+    stream: Option<(Arc<Stream>, HopSeries)>,
+    outcome: Outcome,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    /// The task was dropped before it could say.
+    Unfinished,
+    Done,
+    Refused(Denial),
+}
+
+#[derive(Debug)]
+struct Peer {
+    tee: String,
+    emulated: &'static str,
+    policy: String,
+    verdict: String,
+}
+
+impl Record {
+    /// A stream of which not much is known yet.
+    #[must_use]
+    pub fn new(direction: &'static str, client: SocketAddr, source: String, destination: String) -> Self {
+        Self {
+            direction,
+            client,
+            source,
+            destination,
+            port: 0,
+            traceparent: String::new(),
+            started: Instant::now(),
+            peer: None,
+            stream: None,
+            outcome: Outcome::Unfinished,
+        }
+    }
+
+    /// The trace that the caller belongs to (W3C Trace Context), if it is well-formed.
+    pub fn trace(&mut self, traceparent: Option<&str>) {
+        let fits = |t: &&str| t.len() == 55 && t.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+        traceparent.filter(fits).unwrap_or_default().clone_into(&mut self.traceparent);
+    }
+
+    /// The peer behind the stream.
+    pub fn peer(&mut self, admission: &Admission) {
+        let (tee, emulated) = tee_labels(admission);
+        let policies: Vec<_> =
+            admission.verdicts.iter().map(|v| format!("{}/{}", v.policy.namespace, v.policy.name)).collect();
+        self.peer =
+            Some(Peer { tee, emulated, policy: policies.join(","), verdict: verdict_digest(admission) });
+    }
+
+    /// The stream flows now.
+    pub(crate) fn permitted(&mut self, permitted: &Permitted) {
+        self.port = permitted.stream.port;
+        self.peer(&permitted.admission);
+        let series = permitted.hop.series.clone();
+        series.open();
+        self.stream = Some((Arc::clone(&permitted.stream), series));
+    }
+
+    /// How it ended.
+    pub fn finish(&mut self, result: Result<(), Denial>) {
+        self.outcome = match result {
+            Ok(()) => Outcome::Done,
+            Err(denial) => Outcome::Refused(denial),
+        };
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let none =
+            Peer { tee: "none".into(), emulated: "false", policy: String::new(), verdict: String::new() };
+        let peer = self.peer.as_ref().unwrap_or(&none);
+        let (flags, reason, detail) = match &self.outcome {
+            Outcome::Done => ("-", "", String::new()),
+            Outcome::Unfinished => (Reason::Draining.flag(), Reason::Draining.code(), "dropped".to_owned()),
+            Outcome::Refused(denial) => (denial.reason.flag(), denial.reason.code(), denial.to_string()),
+        };
+        let (mut sent, mut received) = (0, 0);
+        if let Some((stream, series)) = &self.stream {
+            sent = stream.sent.load(Ordering::Relaxed);
+            received = stream.received.load(Ordering::Relaxed);
+            series.close(flags);
+        }
+        tracing::info!(
+            target: "access",
+            direction = self.direction,
+            src.addr = %self.client,
+            src.identity = self.source,
+            dst.identity = self.destination,
+            dst.port = self.port,
+            bytes_sent = sent,
+            bytes_received = received,
+            duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            flags,
+            reason,
+            detail,
+            peer.tee = peer.tee,
+            peer.emulated = peer.emulated,
+            peer.policy = peer.policy,
+            peer.verdict = peer.verdict,
+            traceparent = self.traceparent,
+        );
+    }
+}
+
+/// What names the verdicts about a peer in every log: the first half of the
+/// SHA-256 of their JSON.
+#[must_use]
+pub fn verdict_digest(admission: &Admission) -> String {
+    let json = serde_json::to_vec(&admission.verdicts).unwrap_or_default();
+    let hash = digest(&SHA256, &json);
+    hash.as_ref().first_chunk::<16>().map(hex::encode).unwrap_or_default()
+}

@@ -1,0 +1,243 @@
+//! Counters and gauges in a registry of their own.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use countersign_evidence::{Denial, Verdict};
+use countersign_ratls::peer::{Admission, Role};
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::names as n;
+
+/// At most so many principals get series of their own; the rest share `other`.
+const PRINCIPALS: usize = 1024;
+
+/// Every metric of a proxy.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    opened: IntCounterVec,
+    closed: IntCounterVec,
+    sent: IntCounterVec,
+    received: IntCounterVec,
+    verdicts: IntCounterVec,
+    revoked: IntCounterVec,
+    refused: IntCounterVec,
+    rejected: IntCounterVec,
+    refreshes: IntCounterVec,
+    hops: IntGaugeVec,
+    /// [`n::GENERATION`].
+    pub generation: IntGauge,
+    /// [`n::LAST_APPLIED`].
+    pub last_applied: IntGauge,
+    /// [`n::IDENTITY_EXPIRATION`].
+    pub identity_expiration: IntGauge,
+    /// [`n::IDENTITY_REFRESH`].
+    pub identity_refresh: IntGauge,
+    /// [`n::SYNCED`].
+    pub synced: IntGauge,
+    principals: Mutex<HashSet<String>>,
+}
+
+/// The series of one hop, resolved once.
+#[derive(Clone, Debug)]
+pub struct HopSeries {
+    labels: [String; 5],
+    opened: IntCounter,
+    closed: IntCounterVec,
+    /// Bytes from the called workload to the caller.
+    pub sent: IntCounter,
+    /// Bytes from the caller to the called workload.
+    pub received: IntCounter,
+}
+
+impl HopSeries {
+    /// A stream was opened.
+    pub fn open(&self) {
+        self.opened.inc();
+    }
+
+    /// A stream was closed with this flag.
+    pub fn close(&self, flags: &str) {
+        let [a, b, c, d, e] = &self.labels;
+        self.closed.with_label_values(&[a, b, c, d, e, flags]).inc();
+    }
+}
+
+impl Metrics {
+    /// All metrics, at zero.
+    ///
+    /// # Errors
+    /// When two have the same name or a name is not valid: a defect.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let hop = [n::REPORTER, n::SOURCE, n::DESTINATION, n::PROTOCOL, n::SECURITY];
+        let hop_end = [n::REPORTER, n::SOURCE, n::DESTINATION, n::PROTOCOL, n::SECURITY, n::FLAGS];
+        let verdict = [n::TEE, n::EMULATED, n::RESULT, n::REASON, n::POLICY, n::DIRECTION];
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let vec = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
+        gauges(n::BUILD, "What runs here.", &[n::VERSION])?
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        Ok(Self {
+            opened: counter(n::CONNECTIONS_OPENED, "Streams opened.", &hop)?,
+            closed: counter(n::CONNECTIONS_CLOSED, "Streams closed.", &hop_end)?,
+            sent: counter(n::SENT_BYTES, "Bytes from the called workload to the caller.", &hop)?,
+            received: counter(n::RECEIVED_BYTES, "Bytes from the caller to the called workload.", &hop)?,
+            verdicts: counter(n::VERDICTS, "Verdicts about peers.", &verdict)?,
+            revoked: counter(n::REVOKED, "Live hops and streams that were cut.", &[n::CAUSE])?,
+            refused: counter(
+                n::REFUSED,
+                "Connections refused before a handshake.",
+                &[n::DIRECTION, n::REASON],
+            )?,
+            rejected: counter(n::REJECTED, "Resources that could not be used.", &[n::KIND])?,
+            refreshes: counter(n::IDENTITY_REFRESHES, "Certificate renewals.", &[n::OUTCOME])?,
+            hops: gauges(n::HOPS, "Hops that are open.", &[n::DIRECTION])?,
+            generation: gauge(n::GENERATION, "Generation of the configuration in use.")?,
+            last_applied: gauge(n::LAST_APPLIED, "When a configuration was last put to use.")?,
+            identity_expiration: gauge(n::IDENTITY_EXPIRATION, "When our certificate ends.")?,
+            identity_refresh: gauge(n::IDENTITY_REFRESH, "When our certificate was last renewed.")?,
+            synced: gauge(n::SYNCED, "Whether the control plane's stream is up.")?,
+            principals: Mutex::new(HashSet::new()),
+            registry,
+        })
+    }
+
+    /// The series of a hop with this peer.
+    #[must_use]
+    pub fn hop(&self, me: &str, peer: &str, role: Role) -> HopSeries {
+        let peer = self.principal(peer);
+        let (reporter, source, destination) = match role {
+            Role::Client => ("destination", peer, me),
+            Role::Server => ("source", me, peer),
+        };
+        let labels = [reporter, source, destination, "tcp", "mutual_tls"];
+        HopSeries {
+            opened: self.opened.with_label_values(&labels),
+            closed: self.closed.clone(),
+            sent: self.sent.with_label_values(&labels),
+            received: self.received.with_label_values(&labels),
+            labels: labels.map(str::to_owned),
+        }
+    }
+
+    fn principal<'a>(&self, peer: &'a str) -> &'a str {
+        let mut known = self.principals.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(peer) {
+            return peer;
+        }
+        if known.len() >= PRINCIPALS {
+            return "other";
+        }
+        known.insert(peer.to_owned());
+        peer
+    }
+
+    /// A peer was admitted: one count for every policy that spoke of it.
+    pub fn admitted(&self, admission: &Admission, role: Role) {
+        let (tee, emulated) = tee_labels(admission);
+        let count = |result: &str, reason: &str, policy: &str| {
+            self.verdicts
+                .with_label_values(&[tee.as_str(), emulated, result, reason, policy, direction(role)])
+                .inc();
+        };
+        if admission.verdicts.is_empty() {
+            count("allow", "none", "none");
+        }
+        for verdict in &admission.verdicts {
+            // A policy in audit mode may deny a peer that is admitted all the same.
+            let reason = verdict.denial().map_or("none", |d| d.reason.code());
+            count(if verdict.allows() { "allow" } else { "deny" }, reason, &policy_label(verdict));
+        }
+    }
+
+    /// A peer was refused.
+    pub fn denied(&self, denial: &Denial, role: Role) {
+        let policy = denial
+            .policy
+            .as_ref()
+            .map_or_else(|| "none".to_owned(), |p| format!("{}/{}", p.namespace, p.name));
+        self.verdicts
+            .with_label_values(&[
+                "unknown",
+                "unknown",
+                "deny",
+                denial.reason.code(),
+                &policy,
+                direction(role),
+            ])
+            .inc();
+    }
+
+    /// A live hop or stream was cut.
+    pub fn revoked(&self, cause: &str) {
+        self.revoked.with_label_values(&[cause]).inc();
+    }
+
+    /// A connection was refused before a handshake.
+    pub fn refused(&self, direction: &str, reason: countersign_evidence::Reason) {
+        self.refused.with_label_values(&[direction, reason.code()]).inc();
+    }
+
+    /// A resource could not be used.
+    pub fn rejected(&self, kind: &str) {
+        self.rejected.with_label_values(&[kind]).inc();
+    }
+
+    /// A renewal ended.
+    pub fn refreshed(&self, success: bool) {
+        self.refreshes.with_label_values(&[if success { "success" } else { "failure" }]).inc();
+    }
+
+    /// The gauge of open hops.
+    #[must_use]
+    pub fn hops(&self, role: Role) -> IntGauge {
+        self.hops.with_label_values(&[direction(role)])
+    }
+
+    /// Everything in the Prometheus text format.
+    ///
+    /// # Errors
+    /// When a family cannot be encoded: a defect.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        Ok(out)
+    }
+}
+
+/// The direction of a hop with a peer in this role.
+#[must_use]
+pub const fn direction(role: Role) -> &'static str {
+    match role {
+        Role::Client => "inbound",
+        Role::Server => "outbound",
+    }
+}
+
+/// The labels `tee` and `emulated` of a peer.
+#[must_use]
+pub fn tee_labels(admission: &Admission) -> (String, &'static str) {
+    admission.claims.as_ref().map_or_else(
+        || ("none".to_owned(), "false"),
+        |claims| (claims.tee.to_string(), if claims.emulated { "true" } else { "false" }),
+    )
+}
+
+fn policy_label(verdict: &Verdict) -> String {
+    format!("{}/{}", verdict.policy.namespace, verdict.policy.name)
+}

@@ -1,0 +1,67 @@
+//! The names of metrics and labels: a contract with dashboards.
+
+/// Streams opened.
+pub const CONNECTIONS_OPENED: &str = "istio_tcp_connections_opened_total";
+/// Streams closed.
+pub const CONNECTIONS_CLOSED: &str = "istio_tcp_connections_closed_total";
+/// Bytes from the called workload to the caller.
+pub const SENT_BYTES: &str = "istio_tcp_sent_bytes_total";
+/// Bytes from the caller to the called workload.
+pub const RECEIVED_BYTES: &str = "istio_tcp_received_bytes_total";
+/// Verdicts about peers, in handshakes and on live hops.
+pub const VERDICTS: &str = "mesh_attestation_verdicts_total";
+/// Live hops and streams that were cut.
+pub const REVOKED: &str = "mesh_connections_revoked_total";
+/// Hops that are open.
+pub const HOPS: &str = "mesh_hops";
+/// Connections that were refused before a handshake.
+pub const REFUSED: &str = "mesh_connections_refused_total";
+/// The generation of the configuration in use.
+pub const GENERATION: &str = "mesh_policy_generation";
+/// When a configuration was last put to use.
+pub const LAST_APPLIED: &str = "mesh_config_last_applied_timestamp_seconds";
+/// Resources that could not be used.
+pub const REJECTED: &str = "mesh_config_rejected_total";
+/// When our certificate ends.
+pub const IDENTITY_EXPIRATION: &str = "mesh_identity_cert_expiration_timestamp_seconds";
+/// When our certificate was last renewed.
+pub const IDENTITY_REFRESH: &str = "mesh_identity_cert_refresh_timestamp_seconds";
+/// Renewals by outcome.
+pub const IDENTITY_REFRESHES: &str = "mesh_identity_cert_refreshes_total";
+/// Whether the control plane's stream is up.
+pub const SYNCED: &str = "mesh_control_plane_connected";
+/// What runs here.
+pub const BUILD: &str = "mesh_build_info";
+
+/// `source` on the caller's side, `destination` on the called one's.
+pub const REPORTER: &str = "reporter";
+/// SPIFFE ID of the caller.
+pub const SOURCE: &str = "source_principal";
+/// SPIFFE ID of the called workload.
+pub const DESTINATION: &str = "destination_principal";
+/// Always `tcp` here.
+pub const PROTOCOL: &str = "request_protocol";
+/// Always `mutual_tls` here.
+pub const SECURITY: &str = "connection_security_policy";
+/// `-`, or the flag of the reason table.
+pub const FLAGS: &str = "response_flags";
+/// Kind of TEE, `none` when there is none.
+pub const TEE: &str = "tee";
+/// Whether the platform is emulated.
+pub const EMULATED: &str = "emulated";
+/// `allow` or `deny`.
+pub const RESULT: &str = "result";
+/// Code of the reason table, `none` for an allowed peer.
+pub const REASON: &str = "reason";
+/// `namespace/name` of the attestation policy, `none` when none decided.
+pub const POLICY: &str = "policy";
+/// `inbound` or `outbound`.
+pub const DIRECTION: &str = "direction";
+/// Why a live hop was cut.
+pub const CAUSE: &str = "cause";
+/// Kind of a resource.
+pub const KIND: &str = "kind";
+/// `success` or `failure`.
+pub const OUTCOME: &str = "outcome";
+/// Version of this software.
+pub const VERSION: &str = "version";

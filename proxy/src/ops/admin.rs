@@ -1,0 +1,195 @@
+//! What an operator on this host may see and do. Private keys are not shown:
+//! nothing here can reach them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use countersign_ratls::peer::fingerprint;
+use http::{Method, StatusCode, header};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::{Answer, http as server};
+use crate::context::Context;
+use crate::live::Hop;
+use crate::observe::access::verdict_digest;
+use crate::observe::metrics::{direction, tee_labels};
+
+const HELP: &str = "GET  /config_dump            what decides here, and what is not used\n\
+GET  /attestation            our own evidence, and the verdict about each peer\n\
+GET  /connections            hops and streams that are open\n\
+GET  /certs                  our certificate chain\n\
+GET  /logging                the log filter\n\
+POST /logging?level=FILTER   another log filter\n\
+POST /drain                  finish what is open, then end\n\
+POST /quitquitquit           end now\n";
+
+/// Changes the log filter, or only tells it when there is none given.
+pub type LogLevel = Arc<dyn Fn(Option<&str>) -> Result<String, String> + Send + Sync>;
+
+/// Serves operators of this host until everything ends.
+pub(crate) async fn serve(listener: TcpListener, level: Option<LogLevel>, ctx: Arc<Context>) {
+    let state = Arc::clone(&ctx);
+    let handler = move |request: &server::Head| answer(request, level.as_ref(), &state);
+    server::serve(listener, Arc::new(handler), ctx).await;
+}
+
+fn answer(request: &server::Head, level: Option<&LogLevel>, ctx: &Context) -> Answer {
+    if !from_this_host(request) {
+        return server::text(StatusCode::FORBIDDEN, "admin is for this host alone\n");
+    }
+    match (request.method.as_str(), request.path.as_str()) {
+        ("GET", "/") => server::text(StatusCode::OK, HELP),
+        ("GET", "/config_dump") => server::json(&config(ctx)),
+        ("GET", "/attestation") => server::json(&attestation(ctx)),
+        ("GET", "/connections") => server::json(&connections(ctx)),
+        ("GET", "/certs") => server::json(&certificates(ctx)),
+        ("GET" | "PUT" | "POST", "/logging") => logging(request, level),
+        ("POST", "/drain") => {
+            ctx.drain.begin();
+            server::text(StatusCode::OK, "draining\n")
+        }
+        ("POST", "/quitquitquit") => {
+            ctx.drain.force();
+            server::text(StatusCode::OK, "ending\n")
+        }
+        (_, "/drain" | "/quitquitquit") => server::text(StatusCode::METHOD_NOT_ALLOWED, "POST only\n"),
+        _ => server::not_found(),
+    }
+}
+
+/// Neither another host nor a page in a browser of this one (a foreign name that
+/// resolves to this host, a form that posts here).
+fn from_this_host(request: &server::Head) -> bool {
+    let host = request.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let name = host
+        .rsplit_once(':')
+        .map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
+    request.peer.ip().is_loopback()
+        && matches!(name, "" | "localhost" | "127.0.0.1" | "[::1]")
+        && !request.headers.contains_key(header::ORIGIN)
+}
+
+fn logging(request: &server::Head, level: Option<&LogLevel>) -> Answer {
+    let wanted = request.query.split('&').find_map(|pair| pair.strip_prefix("level="));
+    if wanted.is_some() && request.method == Method::GET {
+        return server::text(StatusCode::METHOD_NOT_ALLOWED, "POST or PUT\n");
+    }
+    match level.map(|change| change(wanted)) {
+        Some(Ok(filter)) => server::text(StatusCode::OK, format!("{filter}\n")),
+        Some(Err(why)) => server::text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+        None => server::text(StatusCode::NOT_IMPLEMENTED, "this process does not own the log\n"),
+    }
+}
+
+fn config(ctx: &Context) -> Value {
+    let applied = ctx.applied.load();
+    let resources: Vec<Value> =
+        applied.resources.iter().filter_map(|r| serde_json::from_str(&r.to_json()).ok()).collect();
+    let rejected: Vec<Value> =
+        applied.rejected.iter().map(|(entry, reason)| json!({"entry": entry, "reason": reason})).collect();
+    json!({
+        "generation": ctx.view.load().generation,
+        "resources": resources,
+        "rejected": rejected,
+        "listeners": ctx.own,
+        "readiness": ctx.readiness.report().lines().collect::<Vec<_>>(),
+    })
+}
+
+fn attestation(ctx: &Context) -> Value {
+    let view = ctx.view.load();
+    let own = ctx.evidence.load_full().map(|evidence| {
+        let claims = view.verify(evidence.media_type, &evidence.value, ctx.clock.now());
+        let (claims, denial) = match claims {
+            Ok(claims) => (Some(claims), None),
+            Err(denial) => (None, Some(denial)),
+        };
+        json!({
+            "mediaType": evidence.media_type,
+            "bytes": evidence.value.len(),
+            "emulated": claims.as_ref().map(|c| c.emulated),
+            "claims": claims,
+            "denial": denial,
+        })
+    });
+    let peers: Vec<Value> = ctx.live.hops().iter().map(|hop| peer(hop)).collect();
+    json!({
+        "generation": view.generation,
+        "own": own,
+        "collateral": view.collateral.inventory(),
+        "peers": peers,
+    })
+}
+
+fn peer(hop: &Hop) -> Value {
+    let admission = hop.admission();
+    json!({
+        "hop": hop.id,
+        "direction": direction(hop.role),
+        "identity": hop.peer(),
+        "tee": admission.claims.as_ref().map(|c| c.tee),
+        "emulated": admission.claims.as_ref().map(|c| c.emulated),
+        "verdicts": admission.verdicts,
+        "verdictDigest": verdict_digest(&admission),
+        "generation": admission.generation,
+        "validUntil": hop.until(),
+        "chainDigest": hex::encode(admission.presented.digest),
+    })
+}
+
+fn connections(ctx: &Context) -> Value {
+    let hops: Vec<Value> = ctx
+        .live
+        .hops()
+        .iter()
+        .map(|hop| {
+            let (tee, emulated) = tee_labels(&hop.admission());
+            let streams: Vec<Value> = hop
+                .streams()
+                .iter()
+                .map(|s| {
+                    json!({
+                        "id": s.id,
+                        "port": s.port,
+                        "bytesSent": s.sent.load(Ordering::Relaxed),
+                        "bytesReceived": s.received.load(Ordering::Relaxed),
+                    })
+                })
+                .collect();
+            json!({
+                "hop": hop.id,
+                "direction": direction(hop.role),
+                "address": hop.address,
+                "identity": hop.peer(),
+                "tee": tee,
+                "emulated": emulated == "true",
+                "opened": hop.opened,
+                "validUntil": hop.until(),
+                "streams": streams,
+            })
+        })
+        .collect();
+    json!({ "hops": hops })
+}
+
+fn certificates(ctx: &Context) -> Value {
+    let credentials = ctx.credentials.borrow().clone();
+    match credentials {
+        None => json!({ "identity": null }),
+        Some(credentials) => {
+            let chain: Vec<Value> = credentials
+                .identity
+                .chain
+                .iter()
+                .map(|c| json!({"sha256": fingerprint(c).to_string(), "bytes": c.len()}))
+                .collect();
+            json!({
+                "identity": credentials.me.as_str(),
+                "notBefore": credentials.identity.not_before,
+                "notAfter": credentials.identity.not_after,
+                "chain": chain,
+            })
+        }
+    }
+}

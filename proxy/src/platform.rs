@@ -1,0 +1,24 @@
+//! The attester that the bootstrap file names.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use countersign_attester::emulated::Vendor;
+use countersign_attester::{Attester, Error};
+use countersign_config::bootstrap::{AttesterChoice, Machine};
+
+/// Opens the device of this machine, or the emulated machine of the bootstrap file.
+///
+/// # Errors
+/// What is missing on this machine, or in the directory of the emulated vendor.
+pub fn open(choice: &AttesterChoice) -> Result<Arc<dyn Attester>, Error> {
+    let (vendor, machine) = match choice {
+        AttesterChoice::Device => return countersign_attester::open(Path::new("/")),
+        AttesterChoice::Emulated { vendor, machine } => (Vendor::load(vendor)?, machine),
+    };
+    Ok(match machine {
+        Machine::Tdx(spec) => vendor.tdx((**spec).clone())?,
+        Machine::Sgx(spec) => vendor.sgx((**spec).clone())?,
+        Machine::SevSnp(spec) => vendor.snp((**spec).clone())?,
+    })
+}

@@ -1,0 +1,386 @@
+//! Hops that begin here: one keeper for each destination dials, counts, backs
+//! off and lets go. Callers lease streams.
+//!
+//! A keeper is a task with a bounded queue, so that concurrent callers share
+//! one dial without a lock that is held while it takes place.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_evidence::{Denial, Finding, Reason};
+use countersign_ratls::SpiffeId;
+use h2::client::SendRequest;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use crate::context::{Context, Credentials};
+use crate::heard::{self, Listening};
+use crate::live::draining;
+use crate::verdict::Appraised;
+use crate::{handshake, hop, route, verdict};
+
+/// Callers that wait for one dial.
+const WAITING: usize = 1024;
+/// After a failure, the first and the longest time without another attempt.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Addresses of one name that are tried.
+const ADDRESSES: usize = 8;
+/// How often unused hops are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// A destination: who must answer, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Destination {
+    pub to: SpiffeId,
+    pub address: String,
+}
+
+/// A hop in the pool.
+#[derive(Debug)]
+struct Pooled {
+    appraised: Appraised,
+    credentials: Arc<Credentials>,
+    request: SendRequest<Bytes>,
+    streams: AtomicUsize,
+    idle_since: Mutex<Instant>,
+}
+
+/// The right to open one stream on a hop.
+#[derive(Debug)]
+pub(crate) struct Lease(Arc<Pooled>);
+
+impl Lease {
+    pub(crate) fn hop(&self) -> &Appraised {
+        &self.0.appraised
+    }
+
+    pub(crate) fn request(&self) -> SendRequest<Bytes> {
+        self.0.request.clone()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.streams.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+type Answer = oneshot::Sender<Result<Lease, Denial>>;
+
+/// Asks the keeper of one destination.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    hops: Arc<Mutex<Vec<Arc<Pooled>>>>,
+    keeper: mpsc::Sender<Answer>,
+}
+
+impl Pool {
+    /// A pool, and its keeper, which somebody must run.
+    pub(crate) fn new(destination: Destination, ctx: Arc<Context>) -> (Self, Keeper) {
+        let (keeper, requests) = mpsc::channel(WAITING);
+        let pool = Self { hops: Arc::new(Mutex::new(Vec::new())), keeper };
+        let hops = Arc::clone(&pool.hops);
+        (
+            pool,
+            Keeper { destination, ctx, hops, requests, drivers: JoinSet::new(), failed: None, failures: 0 },
+        )
+    }
+
+    /// Leases a stream on a hop whose peer holds now. The caller bounds the time.
+    pub(crate) async fn lease(&self, ctx: &Context) -> Result<Lease, Denial> {
+        if let Some(lease) = take(&self.hops, ctx) {
+            return Ok(lease);
+        }
+        let (answer, leased) = oneshot::channel();
+        self.keeper.try_send(answer).map_err(|_| {
+            Denial::from(Finding::new(
+                Reason::Overloaded,
+                "callers that wait",
+                format!("at most {WAITING}"),
+                "more",
+            ))
+        })?;
+        leased.await.unwrap_or_else(|_| Err(draining()))
+    }
+}
+
+/// Takes a stream of the first hop that is fit for new ones.
+fn take(hops: &Mutex<Vec<Arc<Pooled>>>, ctx: &Context) -> Option<Lease> {
+    let credentials = ctx.credentials.borrow().clone()?;
+    let limit = usize::try_from(ctx.limits.streams_per_hop).unwrap_or(usize::MAX);
+    let now = ctx.clock.now();
+    let hops = hops.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    hops.into_iter().find_map(|hop| {
+        let room = limit.min(hop.request.current_max_send_streams());
+        let fresh =
+            Arc::ptr_eq(&hop.credentials, &credentials) && in_its_prime(&hop.appraised, now.as_secs());
+        if !fresh || hop.appraised.cut.cause().is_some() {
+            return None;
+        }
+        let taken =
+            hop.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < room).then_some(n + 1));
+        taken.ok().map(|_| Lease(hop))
+    })
+}
+
+/// New streams go to hops that will live a while yet: a hop is cut when its
+/// certificates end, and its streams with it.
+fn in_its_prime(hop: &Appraised, now: u64) -> bool {
+    let life = hop.until().saturating_sub(hop.opened);
+    now <= hop.opened.saturating_add(life / 4 * 3)
+}
+
+/// Dials for one destination.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    destination: Destination,
+    ctx: Arc<Context>,
+    hops: Arc<Mutex<Vec<Arc<Pooled>>>>,
+    requests: mpsc::Receiver<Answer>,
+    drivers: JoinSet<u64>,
+    failed: Option<Failure>,
+    failures: u32,
+}
+
+#[derive(Debug)]
+struct Failure {
+    denial: Denial,
+    until: Instant,
+    generation: u64,
+}
+
+type Dialled = Result<(Pooled, Driver), Denial>;
+type Driver = Pin<Box<dyn Future<Output = u64> + Send>>;
+type Dial = Pin<Box<dyn Future<Output = Dialled> + Send>>;
+
+impl Keeper {
+    /// Runs until nobody can ask any more and every hop has ended.
+    pub(crate) async fn run(mut self) {
+        let mut waiting = VecDeque::new();
+        let mut dial: Option<Dial> = None;
+        let mut sweep = tokio::time::interval(SWEEP);
+        let mut open = true;
+        while open || dial.is_some() || !self.drivers.is_empty() {
+            tokio::select! {
+                request = self.requests.recv(), if open => match request {
+                    Some(answer) => waiting.push_back(answer),
+                    None => {
+                        open = false;
+                        self.lock().clear();
+                    }
+                },
+                dialled = finished(&mut dial) => {
+                    dial = None;
+                    self.dialled(dialled, &mut waiting);
+                }
+                Some(ended) = self.drivers.join_next(), if !self.drivers.is_empty() => self.hop_ended(&ended),
+                _ = sweep.tick() => self.release_idle(),
+            }
+            self.serve(&mut waiting);
+            if !waiting.is_empty() && dial.is_none() {
+                dial = self.may_dial(&mut waiting);
+            }
+        }
+    }
+
+    /// Gives out what streams there are.
+    fn serve(&self, waiting: &mut VecDeque<Answer>) {
+        waiting.retain(|answer| !answer.is_closed());
+        while !waiting.is_empty() {
+            let Some(lease) = take(&self.hops, &self.ctx) else { return };
+            if let Some(answer) = waiting.pop_front() {
+                // A caller that went away gives the lease back by dropping it.
+                let _ = answer.send(Ok(lease));
+            }
+        }
+    }
+
+    /// Starts a dial, or tells those who wait why there is none.
+    fn may_dial(&self, waiting: &mut VecDeque<Answer>) -> Option<Dial> {
+        let generation = self.ctx.view.load().generation;
+        let pausing = self.failed.as_ref().filter(|f| Instant::now() < f.until && f.generation == generation);
+        let refusal = if let Some(failure) = pausing {
+            failure.denial.clone()
+        } else if self.lock().len() >= self.ctx.limits.hops {
+            Finding::new(Reason::Overloaded, "hops", format!("at most {}", self.ctx.limits.hops), "more")
+                .into()
+        } else {
+            return Some(Box::pin(dial(self.destination.clone(), Arc::clone(&self.ctx))));
+        };
+        refuse_all(waiting, &refusal);
+        None
+    }
+
+    fn dialled(&mut self, dialled: Dialled, waiting: &mut VecDeque<Answer>) {
+        match dialled {
+            Ok((pooled, driver)) => {
+                self.failed = None;
+                self.failures = 0;
+                // Whoever waited longest has this hop even if it is not fit for
+                // others, so that each dial serves somebody.
+                let pooled = Arc::new(pooled);
+                let lease = Lease(Arc::clone(&pooled));
+                self.lock().push(pooled);
+                self.drivers.spawn(driver);
+                if let Some(answer) = waiting.pop_front() {
+                    let _ = answer.send(Ok(lease));
+                }
+            }
+            Err(denial) => {
+                tracing::warn!(
+                    destination = %self.destination.to, address = self.destination.address,
+                    reason = %denial.reason, %denial, "no hop"
+                );
+                let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+                self.failures = self.failures.saturating_add(1);
+                refuse_all(waiting, &denial);
+                let generation = self.ctx.view.load().generation;
+                self.failed = Some(Failure { denial, until: Instant::now() + pause, generation });
+            }
+        }
+    }
+
+    fn hop_ended(&mut self, ended: &Result<u64, tokio::task::JoinError>) {
+        match ended {
+            Ok(id) => self.lock().retain(|hop| hop.appraised.id != *id),
+            Err(error) if error.is_panic() => self.ctx.task_lost("outbound hop"),
+            Err(_) => {}
+        }
+    }
+
+    /// Lets go of hops that nobody used for a while, and of those that get no new streams.
+    fn release_idle(&self) {
+        let limit = self.ctx.limits.idle_timeout;
+        let current = self.ctx.credentials.borrow().clone();
+        let now = self.ctx.clock.seconds();
+        self.lock().retain(|hop| {
+            let idle = *hop.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+            let fresh = current.as_ref().is_some_and(|c| Arc::ptr_eq(c, &hop.credentials));
+            let used = hop.streams.load(Ordering::Acquire) > 0;
+            used || (fresh && in_its_prime(&hop.appraised, now) && idle.elapsed() < limit)
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Pooled>>> {
+        self.hops.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn finished(dial: &mut Option<Dial>) -> Dialled {
+    match dial {
+        Some(dial) => dial.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn refuse_all(waiting: &mut VecDeque<Answer>, denial: &Denial) {
+    for answer in waiting.drain(..) {
+        // Whoever went away needs no answer.
+        let _ = answer.send(Err(denial.clone()));
+    }
+}
+
+/// Opens a hop. Every step is bounded in time.
+async fn dial(destination: Destination, ctx: Arc<Context>) -> Dialled {
+    let credentials = credentials(&ctx).await?;
+    let (socket, address) = connect(&destination.address, &ctx).await?;
+    let shaken = handshake::connect(socket, address, &destination.to, Arc::clone(&credentials), &ctx).await?;
+    let (appraised, stream) = verdict::admit(shaken, &ctx)?;
+    let limit = ctx.limits.handshake_timeout;
+    let (stream, heard) = Listening::new(stream);
+    let (request, mut connection) = timeout(limit, hop::client().handshake::<_, Bytes>(stream))
+        .await
+        .map_err(|_| late("HTTP/2", limit))?
+        .map_err(|error| hop::broken(&error))?;
+    // The hop is open when the peer has admitted us as well.
+    tokio::select! {
+        biased;
+        () = heard.first() => {}
+        ended = &mut connection => {
+            let other = ended.map_or_else(|error| hop::broken(&error), |()| heard::silent_end("HTTP/2"));
+            return Err(heard.explain(other));
+        }
+        () = tokio::time::sleep(limit) => return Err(late("consent of the peer", limit)),
+    }
+    let hop = appraised.clone();
+    let driver = Box::pin(async move {
+        let silence = hop::silence(connection.ping_pong());
+        tokio::select! {
+            biased;
+            () = hop.cut.cancelled() => {}
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    tracing::debug!(hop = hop.id, %error, "hop ended");
+                }
+            }
+            () = silence => tracing::info!(hop = hop.id, "hop closed: the peer does not answer"),
+        }
+        hop.id
+    });
+    let pooled = Pooled {
+        appraised,
+        credentials,
+        request,
+        // The lease of whoever waited longest.
+        streams: AtomicUsize::new(1),
+        idle_since: Mutex::new(Instant::now()),
+    };
+    Ok((pooled, driver))
+}
+
+/// Our credentials; at start-up they may take a moment.
+async fn credentials(ctx: &Context) -> Result<Arc<Credentials>, Denial> {
+    let mut changes = ctx.credentials.subscribe();
+    // Either way the answer is what there is by then.
+    let _ = timeout(ctx.limits.connect_timeout, changes.wait_for(Option::is_some)).await;
+    ctx.credentials()
+}
+
+/// Connects to the first address of the destination that answers.
+pub(crate) async fn connect(destination: &str, ctx: &Context) -> Result<(TcpStream, SocketAddr), Denial> {
+    let limit = ctx.limits.connect_timeout;
+    let attempt = async {
+        let mut last = String::from("the name has no address");
+        let addresses = tokio::net::lookup_host(destination)
+            .await
+            .map_err(|e| unreachable_peer(destination, &e.to_string()))?;
+        for address in addresses.take(ADDRESSES) {
+            match countersign_net::connect(address).await {
+                Ok(socket) => {
+                    let local =
+                        socket.local_addr().map_err(|e| unreachable_peer(destination, &e.to_string()))?;
+                    if route::leads_back(local.ip(), address, &ctx.own) {
+                        return Err(Finding::new(
+                            Reason::SelfConnection,
+                            "destination",
+                            "another proxy",
+                            address.to_string(),
+                        )
+                        .into());
+                    }
+                    return Ok((socket, address));
+                }
+                Err(error) => last = error.to_string(),
+            }
+        }
+        Err(unreachable_peer(destination, &last))
+    };
+    timeout(limit, attempt).await.map_err(|_| late(destination, limit))?
+}
+
+fn unreachable_peer(destination: &str, why: &str) -> Denial {
+    Finding::new(Reason::ConnectFailed, format!("proxy {destination}"), "a connection", why).into()
+}
+
+fn late(what: &str, limit: Duration) -> Denial {
+    Finding::new(Reason::ConnectFailed, what, format!("an answer in {limit:?}"), "none").into()
+}

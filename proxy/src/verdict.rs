@@ -1,0 +1,86 @@
+//! Third stage: the verdict. The hop is registered, so that it can be cut, and
+//! its peer holds under the current view.
+
+use std::sync::Arc;
+
+use countersign_evidence::{Denial, Finding, Reason, UnixTime};
+use countersign_ratls::SpiffeId;
+use countersign_ratls::peer::{Admission, Judge, Presented, Role};
+use rustls_pki_types::CertificateDer;
+
+use crate::context::Context;
+use crate::handshake::Handshaken;
+use crate::live::{Hop, NewHop, Registered};
+use crate::observe::explain::Explanation;
+use crate::observe::metrics::Metrics;
+
+/// Proof that the peer of a hop was appraised, and that the hop can be cut.
+#[derive(Clone, Debug)]
+pub(crate) struct Appraised(Arc<Registered>);
+
+impl std::ops::Deref for Appraised {
+    type Target = Hop;
+    fn deref(&self) -> &Hop {
+        &self.0
+    }
+}
+
+/// Registers a hop, then checks it against the view that is current by now.
+pub(crate) fn admit<S>(handshaken: Handshaken<S>, ctx: &Context) -> Result<(Appraised, S), Denial> {
+    let Handshaken { stream, role, admission, credentials, address, abort, .. } = handshaken;
+    if admission.presented.spki_sha256 == credentials.identity.spki_sha256 {
+        return Err(
+            Finding::new(Reason::SelfConnection, "peer's key", "another key than ours", "our own").into()
+        );
+    }
+    ctx.metrics.admitted(&admission, role);
+    let new = NewHop {
+        role,
+        me: credentials.me.clone(),
+        address,
+        own_until: credentials.identity.not_after,
+        judge: Arc::clone(&credentials.judge),
+        admission,
+        abort,
+    };
+    let now = ctx.clock.now();
+    let hop = ctx.live.register(new, now, &ctx.metrics);
+    hop.current(ctx.view.load().generation, now, &ctx.metrics)?;
+    Ok((Appraised(Arc::new(hop)), stream))
+}
+
+/// The judge of handshakes: counts each refusal and logs it with everything
+/// that explains it, because only here it is known who asked.
+#[derive(Debug)]
+pub(crate) struct Witness {
+    inner: Arc<dyn Judge>,
+    me: SpiffeId,
+    metrics: Arc<Metrics>,
+}
+
+impl Witness {
+    /// Watches `inner`, who judges on behalf of `me`.
+    pub(crate) fn new(inner: Arc<dyn Judge>, me: SpiffeId, metrics: Arc<Metrics>) -> Self {
+        Self { inner, me, metrics }
+    }
+}
+
+impl Judge for Witness {
+    fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        role: Role,
+        now: UnixTime,
+    ) -> Result<Arc<Admission>, Denial> {
+        self.inner.judge(chain, role, now).inspect_err(|denial| {
+            self.metrics.denied(denial, role);
+            let peer = Presented::parse(chain).ok().and_then(|p| p.id);
+            let peer = peer.as_ref().map_or("unknown", SpiffeId::as_str);
+            let (source, destination) = match role {
+                Role::Client => (peer, self.me.as_str()),
+                Role::Server => (self.me.as_str(), peer),
+            };
+            tracing::warn!(reason = %denial.reason, "handshake refused\n{}", Explanation { source, destination, denial });
+        })
+    }
+}
