@@ -9,30 +9,40 @@
 //! evidence binds the very key that the handshake proved. State machines here
 //! take the time as a value and do no I/O.
 
-pub mod binding;
-pub mod bundle;
-pub mod ca;
+// Names and keys.
+pub mod key;
+pub mod spiffe;
+
+// Encodings, read strictly.
 mod cbor;
 mod certificate;
+mod der;
+mod signature;
+
+// Evidence, bound to keys and sessions, and its way into certificates.
+pub mod binding;
 pub mod cmw;
 mod cmw_json;
-pub mod csr;
-mod der;
 pub mod embedded;
 pub mod extension;
-pub mod identity;
-mod jwks;
-pub mod key;
 pub mod merkle;
 pub mod native;
-pub mod peer;
+
+// From a request to an SVID that somebody presents.
+pub mod bundle;
+pub mod ca;
+pub mod csr;
+pub mod identity;
+mod jwks;
 pub mod rotation;
-mod signature;
-pub mod spiffe;
 pub mod svid;
+
+// From a handshake to an admission.
+pub mod peer;
+pub mod tls;
+
 #[cfg(test)]
 mod testing;
-pub mod tls;
 
 pub use bundle::Bundle;
 pub use ca::Authority;

@@ -167,7 +167,7 @@ async fn a_peer_of_another_trust_domain_or_time_is_refused() {
 }
 
 #[tokio::test]
-async fn sides_without_a_common_protocol_part() {
+async fn sides_without_a_common_protocol_part_with_the_alert_that_says_so() {
     let (mesh, clock) = (Mesh::new(), Clock::new());
     let (client, server) = (mesh.plain(CLIENT), mesh.plain(SERVER));
     let judge = Gatekeeper::new(&mesh.bundle);
@@ -196,4 +196,51 @@ async fn post_quantum_only_sides_agree_on_a_hybrid() {
     let group = near.unwrap().stream.get_ref().1.negotiated_key_exchange_group().unwrap().name();
     assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
     assert!(far.is_ok());
+}
+
+/// A server by rustls with its defaults: tickets, and no application protocol
+/// unless `alpn`.
+fn default_server(identity: &Identity, alpn: &[&[u8]]) -> tokio_rustls::TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let certified = rustls::sign::CertifiedKey::new(identity.chain.clone(), Arc::clone(&identity.key));
+    let mut config = rustls::ServerConfig::builder_with_details(provider, Clock::new())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Arc::new(config).into()
+}
+
+#[tokio::test]
+async fn a_server_that_selects_no_protocol_is_refused() {
+    let (mesh, clock) = (Mesh::new(), Clock::new());
+    let judge = Gatekeeper::new(&mesh.bundle);
+    let any = IdPattern::parse("*").unwrap();
+    let connector = Connector::new(&mesh.plain(CLIENT), judge, any, &profile(&clock)).unwrap();
+    let server = default_server(&mesh.plain(SERVER), &[]);
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let (near, _far) = tokio::join!(connector.connect(near), server.accept(far));
+    assert_eq!(denial(near).reason, Reason::NoApplicationProtocol);
+}
+
+#[tokio::test]
+async fn tickets_that_a_server_sends_are_not_used() {
+    let (mesh, clock) = (Mesh::new(), Clock::new());
+    let judge = Gatekeeper::new(&mesh.bundle);
+    let any = IdPattern::parse("*").unwrap();
+    let connector =
+        Connector::new(&mesh.plain(CLIENT), Arc::clone(&judge) as _, any, &profile(&clock)).unwrap();
+    let server = default_server(&mesh.plain(SERVER), &[b"h2"]);
+    for round in 1..=2 {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (near, far) = tokio::join!(connector.connect(near), server.accept(far));
+        let (mut near, mut far) = (near.unwrap(), far.unwrap());
+        far.write_all(b"x").await.unwrap();
+        far.flush().await.unwrap();
+        near.stream.read_exact(&mut [0]).await.unwrap();
+        assert!(near.stream.get_ref().1.tls13_tickets_received() > 0, "the server did offer");
+        assert_eq!(far.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        assert_eq!(judge.asked(), round);
+    }
 }
