@@ -269,17 +269,45 @@ struct File<S> {
     spec: S,
 }
 
+/// Checks the text of a bootstrap file without reading the files that it names.
+///
+/// # Errors
+/// Every problem.
+pub fn validate(file: &str, text: &str) -> Result<(), Vec<Problem>> {
+    let kind = document::read(file, text).ok().and_then(|nodes| {
+        nodes.first().and_then(|node| node.get("kind")).and_then(Node::as_str).map(str::to_owned)
+    });
+    if kind.as_deref() == Some(schema::CONTROL_PLANE_BOOTSTRAP) {
+        read::<ControlPlaneBootstrapSpec>(file, text, schema::CONTROL_PLANE_BOOTSTRAP, |s, r| s.check(r))
+            .map(drop)
+    } else {
+        read::<ProxyBootstrapSpec>(file, text, schema::PROXY_BOOTSTRAP, |s, r| s.check(r)).map(drop)
+    }
+}
+
 fn open<T: DeserializeOwned>(
     path: &FsPath,
     kind: &str,
     check: impl FnOnce(&T, spec::Report<'_>),
 ) -> Result<File<T>, Vec<Problem>> {
     let name = path.display().to_string();
-    let refuse = |at: Position, path: &str, message: String| vec![Problem::error(&name, at, path, message)];
     let text = read_bounded(path, MAX_BYTES as u64)
         .and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::Error::other("is not UTF-8")))
-        .map_err(|e| refuse(Position::default(), "", format!("cannot be read: {e}")))?;
-    let mut nodes = document::read(&name, &text).map_err(|problem| vec![problem])?.into_iter();
+        .map_err(|e| vec![Problem::error(&name, Position::default(), "", format!("cannot be read: {e}"))])?;
+    let (node, spec) = read(&name, &text, kind, check)?;
+    let base = path.parent().map(FsPath::to_path_buf).unwrap_or_default();
+    Ok(File { source: Source { name, base, node, problems: Vec::new() }, spec })
+}
+
+/// The one document of a text, as a tree and as its specification.
+fn read<T: DeserializeOwned>(
+    name: &str,
+    text: &str,
+    kind: &str,
+    check: impl FnOnce(&T, spec::Report<'_>),
+) -> Result<(Node, T), Vec<Problem>> {
+    let refuse = |at: Position, path: &str, message: String| vec![Problem::error(name, at, path, message)];
+    let mut nodes = document::read(name, text).map_err(|problem| vec![problem])?.into_iter();
     let node = match (nodes.next(), nodes.next()) {
         (Some(node), None) => node,
         (_, second) => {
@@ -292,21 +320,17 @@ fn open<T: DeserializeOwned>(
         let at = node.locate(&Path::default().key("kind"));
         return Err(refuse(at, "kind", format!("is {}, accepted: `{kind}`", quoted(found))));
     }
-    let mut problems = schema::of(kind).map(|s| schema::check::check(&name, &node, s)).unwrap_or_default();
+    let mut problems = schema::of(kind).map(|s| schema::check::check(name, &node, s)).unwrap_or_default();
     if !problems.is_empty() {
         return Err(problems);
     }
-    let spec_at = node.locate(&Path::default().key("spec"));
+    let at = node.locate(&Path::default().key("spec"));
     let spec = node.get("spec").map(Node::to_json).unwrap_or_default();
-    let spec: T = serde_json::from_value(spec).map_err(|e| refuse(spec_at, "spec", e.to_string()))?;
+    let spec: T = serde_json::from_value(spec).map_err(|e| refuse(at, "spec", e.to_string()))?;
     check(&spec, &mut |path, message| {
-        problems.push(Problem::error(&name, node.locate(&path), &path, message));
+        problems.push(Problem::error(name, node.locate(&path), &path, message));
     });
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    let base = path.parent().map(FsPath::to_path_buf).unwrap_or_default();
-    Ok(File { source: Source { name, base, node, problems }, spec })
+    if problems.is_empty() { Ok((node, spec)) } else { Err(problems) }
 }
 
 /// Where a file is, for the files that it names and for messages.

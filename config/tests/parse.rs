@@ -1,4 +1,5 @@
 //! What an operator sees: every class of error, at its place.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
 use countersign_config::{Resource, parse};
 
@@ -70,4 +71,308 @@ fn all_problems_of_all_documents_are_reported() {
              TrustDomain, ReferenceValues, AttestationPolicy, WorkloadIdentity, AuthorizationPolicy)",
         ]
     );
+}
+
+/// A resource with this specification in the namespace `n`.
+fn resource(kind: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: countersign.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: x, namespace: n}}\nspec: {spec}\n"
+    )
+}
+
+#[test]
+fn each_class_of_error_has_its_place_and_says_what_is_accepted() {
+    let wid = |spec: &str| resource("WorkloadIdentity", spec);
+    let tdx = |block: &str| resource("AttestationPolicy", &format!("{{anyOf: [{{tdx: {block}}}]}}"));
+    let authz = |spec: &str| resource("AuthorizationPolicy", spec);
+    let refs = |spec: &str| resource("ReferenceValues", spec);
+    let cases: Vec<(String, &[&str])> = vec![
+        // --- YAML
+        ("a: [1, 2\n".to_owned(), &["f.yaml:1:4: not valid YAML: unclosed bracket"]),
+        ("a: 1\na: 2\n".to_owned(), &["f.yaml:2:1: not valid YAML: duplicate mapping key: a"]),
+        ("a: &a {x: 1}\nb: {<<: *a}\n".to_owned(), &["f.yaml:2:5: not valid YAML"]),
+        // --- the envelope
+        ("x\n".to_owned(), &["f.yaml:1:1: is not a resource"]),
+        (
+            wid("{}").replace("v1alpha1", "v1"),
+            &[
+                "f.yaml:1:13: apiVersion: is the text `countersign.dev/v1`, accepted: `countersign.dev/v1alpha1`",
+                "f.yaml:4:7: spec: field `spiffeId` is missing",
+                "f.yaml:4:7: spec: field `attestation` is missing",
+            ],
+        ),
+        (
+            wid("").replace("name: x, ", ""),
+            &[
+                "f.yaml:3:11: metadata: field `name` is missing",
+                "f.yaml:4:5: spec: is empty, accepted: a mapping (give a value or remove the field)",
+            ],
+        ),
+        (
+            "kind: ProxyBootstrap\n".to_owned(),
+            &["f.yaml:1:7: kind: `ProxyBootstrap` is the file that a process"],
+        ),
+        (
+            resource("TrustDomain", "{}"),
+            &["f.yaml:3:21: metadata.namespace: unknown field `namespace` (known: "],
+        ),
+        (
+            resource("TrustDomain", "{}").replace(", namespace: n", "").replace("name: x", "name: X"),
+            &["f.yaml:3:18: metadata.name: trust domain is 'X' in \"X\", accepted: characters a-z 0-9 . - _"],
+        ),
+        (
+            wid("{}").replace("name: x", "name: X_"),
+            &[
+                "f.yaml:3:18: metadata.name: `X_` is not a DNS-1123 name",
+                "f.yaml:4:7: spec: field",
+                "f.yaml:4:7: spec: field",
+            ],
+        ),
+        // --- texts with a grammar
+        (
+            wid("{spiffeId: spiffe://A/x, attestation: {policy: p}}"),
+            &["f.yaml:4:18: spec.spiffeId: trust domain is 'A'"],
+        ),
+        (
+            wid("{spiffeId: http://a/x, attestation: {policy: p}}"),
+            &["f.yaml:4:18: spec.spiffeId: SPIFFE ID is"],
+        ),
+        (
+            wid("{spiffeId: 'spiffe://a', attestation: {policy: p}}"),
+            &["f.yaml:4:18: spec.spiffeId: `spiffe://a` is the trust domain's own ID"],
+        ),
+        (
+            wid("{spiffeId: 'spiffe://a/x', labels: {app: [x]}, attestation: {policy: p}}"),
+            &["f.yaml:4:48: spec.labels.app: is a list, accepted: a text"],
+        ),
+        (
+            wid("{spiffeId: 'spiffe://a/x', labels: {'a b': x, ok: '-'}, attestation: {policy: p}}"),
+            &[
+                "f.yaml:4:50: spec.labels[\"a b\"]: `a b` is not a label key",
+                "f.yaml:4:57: spec.labels.ok: `-` is not a label value",
+            ],
+        ),
+        (
+            tdx("{measurements: Any, tdAttributes: 0011}"),
+            &[
+                "f.yaml:4:56: spec.anyOf[0].tdx.tdAttributes: is the number 11, accepted: a text (put it in quotes",
+            ],
+        ),
+        (
+            tdx("{measurements: Any, tdAttributes: '0011'}"),
+            &["f.yaml:4:56: spec.anyOf[0].tdx.tdAttributes: `0011` has 4 hex digits, the field has 16"],
+        ),
+        (
+            tdx("{measurements: Any, tdAttributes: 001122334455667F}"),
+            &[
+                "f.yaml:4:56: spec.anyOf[0].tdx.tdAttributes: `001122334455667F` holds 'F', which is no digit 0-9 a-f, write it in lower case",
+            ],
+        ),
+        (
+            tdx("{measurements: Any, tcbGracePeriod: 5}"),
+            &["f.yaml:4:58: spec.anyOf[0].tdx.tcbGracePeriod: is the number 5, accepted: a text"],
+        ),
+        (
+            tdx("{measurements: Any, advisories: [SA-1]}"),
+            &["f.yaml:4:55: spec.anyOf[0].tdx.advisories[0]: `SA-1` is not an advisory"],
+        ),
+        (
+            refs("{validUntil: tomorrow, tdx: []}"),
+            &["f.yaml:4:20: spec.validUntil: `tomorrow` is not a time such as"],
+        ),
+        // --- types, enums, ranges, alternatives
+        (
+            tdx("{measurements: Any, tcbStatus: UpToDate}"),
+            &["f.yaml:4:53: spec.anyOf[0].tdx.tcbStatus: is the text `UpToDate`, accepted: a list"],
+        ),
+        (
+            tdx("{measurements: Any, tcbStatus: [UptoDate, Revoked, true]}"),
+            &[
+                "f.yaml:4:54: spec.anyOf[0].tdx.tcbStatus[0]: is `UptoDate`, accepted: UpToDate, ",
+                "f.yaml:4:64: spec.anyOf[0].tdx.tcbStatus[1]: is `Revoked`, accepted: ",
+                "f.yaml:4:73: spec.anyOf[0].tdx.tcbStatus[2]: is `true`, accepted: one of UpToDate",
+            ],
+        ),
+        (
+            tdx("{measurements: {fromReferenceValues: []}}"),
+            &["f.yaml:4:59: spec.anyOf[0].tdx.measurements.fromReferenceValues: is an empty list"],
+        ),
+        (
+            tdx("{measurements: {fromReferenceValues: {}}}"),
+            &[
+                "f.yaml:4:59: spec.anyOf[0].tdx.measurements.fromReferenceValues: is a mapping, accepted: a text, or a list",
+            ],
+        ),
+        (
+            tdx("{measurements: {fromReferenceValue: a}}"),
+            &[
+                "f.yaml:4:38: spec.anyOf[0].tdx.measurements.fromReferenceValue: unknown field `fromReferenceValue` (did you mean `fromReferenceValues`?)",
+            ],
+        ),
+        (tdx("{measurements: [a]}"), &["f.yaml:4:37: spec.anyOf[0].tdx.measurements: is a list, accepted: "]),
+        (
+            tdx("{}"),
+            &[
+                "f.yaml:4:22: spec.anyOf[0].tdx: field `measurements` is missing (Which measurements are accepted)",
+            ],
+        ),
+        (
+            resource("AttestationPolicy", "{anyOf: [{sevSNP: {}}]}"),
+            &["f.yaml:4:17: spec.anyOf[0].sevSNP: unknown field `sevSNP` (did you mean `sevSnp`?)"],
+        ),
+        (
+            resource("AttestationPolicy", "{anyOf: [{tdx: {measurements: Any}, sgx: {measurements: Any}}]}"),
+            &["f.yaml:4:16: spec.anyOf[0]: holds tdx, sgx, accepted: exactly one of tdx, sgx, sevSnp"],
+        ),
+        (
+            resource("AttestationPolicy", "{anyOf: [{}]}"),
+            &["f.yaml:4:16: spec.anyOf[0]: holds nothing, accepted: exactly one of tdx, sgx, sevSnp"],
+        ),
+        (resource("AttestationPolicy", "{anyOf: []}"), &["f.yaml:4:15: spec.anyOf: is an empty list"]),
+        (
+            resource("AttestationPolicy", "{anyOf: [{tdx: {measurements: Any}}], verifiers: {quorum: 1}}"),
+            &["f.yaml:4:45: spec.verifiers: unknown field `verifiers` (known: "],
+        ),
+        (
+            resource(
+                "AttestationPolicy",
+                "{anyOf: [{sevSnp: {measurements: Any, minTcb: {}, vmpl: -1, platformInfo: {tsme: yes}}}]}",
+            ),
+            &[
+                "f.yaml:4:53: spec.anyOf[0].sevSnp.minTcb: is empty (give at least one of: ",
+                "f.yaml:4:63: spec.anyOf[0].sevSnp.vmpl: is -1, accepted: 0 to 3",
+                "f.yaml:4:88: spec.anyOf[0].sevSnp.platformInfo.tsme: is the text `yes`, accepted: true or false (YAML 1.2 has true and false only)",
+            ],
+        ),
+        (
+            authz("{rules: [{to: [{ports: [0, 65536, '80']}]}]}"),
+            &[
+                "f.yaml:4:31: spec.rules[0].to[0].ports[0]: is 0, accepted: 1 to 65535",
+                "f.yaml:4:34: spec.rules[0].to[0].ports[1]: is 65536, accepted: 1 to 65535",
+                "f.yaml:4:41: spec.rules[0].to[0].ports[2]: is the text `80`, accepted: a whole number (leave out the quotes)",
+            ],
+        ),
+        (
+            authz("{rules: [{from: []}, {from: [{}]}]}"),
+            &[
+                "f.yaml:4:23: spec.rules[0].from: is an empty list (an empty list could mean everything or nothing",
+                "f.yaml:4:36: spec.rules[1].from[0]: is empty (give at least one of: notPrincipals, principals, tees)",
+            ],
+        ),
+        (
+            authz("{action: DENY}"),
+            &["f.yaml:4:16: spec.action: is `DENY`, accepted: Allow, Deny, Audit (did you mean `Deny`?)"],
+        ),
+        // --- what the schema cannot say
+        (
+            authz("{action: Deny}"),
+            &["f.yaml:4:7: spec.rules: a Deny policy without rules matches nothing and has no effect"],
+        ),
+        (refs("{}"), &["f.yaml:4:7: spec: approves nothing: give entries under tdx, sgx or sevSnp"]),
+        (
+            refs(&format!("{{sgx: [{{name: a}}, {{name: b, mrSigner: '{}'}}]}}", "00".repeat(32))),
+            &[
+                "f.yaml:4:14: spec.sgx[0]: names no enclave",
+                "f.yaml:4:25: spec.sgx[1]: mrSigner alone approves everything that this signer ever signed",
+            ],
+        ),
+        (
+            refs("{tdx: [{name: a}]}"),
+            &["f.yaml:4:14: spec.tdx[0]: field `mrTd` is missing (MRTD: the initial contents"],
+        ),
+        (
+            resource("TrustDomain", "{svid: {lifetime: 1s}, ca: {lifetime: 1s}}")
+                .replace(", namespace: n", ""),
+            &[
+                "f.yaml:4:25: spec.svid.lifetime: 1s is outside 10s to 24h",
+                "f.yaml:4:45: spec.ca.lifetime: 1s is less than twice the SVID lifetime 1s",
+            ],
+        ),
+        // --- several documents
+        (
+            format!("{0}---\n{0}", authz("{}")),
+            &["f.yaml:8:18: metadata.name: AuthorizationPolicy n/x is already defined at line 1"],
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (text, expected) in cases {
+        let found = problems(&text);
+        let holds =
+            found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| f.starts_with(e));
+        if !holds {
+            wrong.push(format!("{text}expected {expected:#?}\nfound {found:#?}\n"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_set_is_checked_across_its_resources() {
+    let text = [
+        resource(
+            "WorkloadIdentity",
+            "{spiffeId: spiffe://a/x, labels: {app: x}, attestation: {policy: polcy}}",
+        ),
+        resource("WorkloadIdentity", "{spiffeId: spiffe://a/x, attestation: {policy: policy}}")
+            .replace("name: x", "name: y"),
+        resource("WorkloadIdentity", "{spiffeId: spiffe://b/z, attestation: {policy: policy}}")
+            .replace("x, namespace: n", "z, namespace: m"),
+        resource("TrustDomain", "{}").replace("name: x, namespace: n", "name: a"),
+        resource("AttestationPolicy", "{anyOf: [{sevSnp: {measurements: {fromReferenceValues: r1}}}]}")
+            .replace("name: x", "name: policy"),
+        resource(
+            "ReferenceValues",
+            &format!(
+                "{{validUntil: 2026-01-01T00:00:00Z, sevSnp: [{{name: a, measurement: '{}'}}]}}",
+                "00".repeat(48)
+            ),
+        ),
+        resource("AuthorizationPolicy", "{selector: {matchLabels: {app: y}}, rules: [{}]}"),
+    ]
+    .join("---\n");
+    let resources = parse("f.yaml", &text).unwrap();
+    let problems: Vec<_> = countersign_config::set::check_set_at(&resources, Some(1_800_000_000))
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        problems,
+        [
+            "WorkloadIdentity n/x, spec.attestation.policy: there is no AttestationPolicy n/polcy (did you mean `policy`?)",
+            "WorkloadIdentity n/y, spec.spiffeId: spiffe://a/x is already given to WorkloadIdentity n/x",
+            "WorkloadIdentity m/z, spec.spiffeId: spiffe://b/z is outside the trust domain a",
+            "WorkloadIdentity m/z, spec.attestation.policy: there is no AttestationPolicy m/policy \
+             (AttestationPolicy n/policy exists, but names are of the same namespace)",
+            "AttestationPolicy n/policy, spec.anyOf[0].sevSnp.measurements.fromReferenceValues: there is no ReferenceValues n/r1",
+            "warning: ReferenceValues n/x: no AttestationPolicy of its namespace names it: it has no effect",
+            "warning: ReferenceValues n/x, spec.validUntil: ended at 2026-01-01T00:00:00Z: nothing is accepted on its word",
+            "warning: AuthorizationPolicy n/x, spec.selector: selects no WorkloadIdentity of its namespace: it has no effect on hops",
+        ]
+    );
+}
+
+#[test]
+fn kinds_have_their_usual_names() {
+    use countersign_config::Kind;
+    for (name, kind) in [
+        ("attpol", Kind::AttestationPolicy),
+        ("AttestationPolicy", Kind::AttestationPolicy),
+        ("attestationpolicies", Kind::AttestationPolicy),
+        ("td", Kind::TrustDomain),
+        ("WID", Kind::WorkloadIdentity),
+    ] {
+        assert_eq!(Kind::from_name(name), Some(kind), "{name}");
+    }
+    assert_eq!(Kind::from_name("pod"), None);
+}
+
+#[test]
+fn stored_json_is_checked_like_files() {
+    let json = parse("f.yaml", POLICY).unwrap()[0].to_json();
+    assert!(json.starts_with("{\"apiVersion\":") && !json.contains('\n'));
+    let changed = json.replace("\"mode\":\"Enforce\"", "\"mode\":\"Ignore\"");
+    let problems = Resource::from_json(&changed).unwrap_err();
+    assert_eq!(problems[0].to_string(), "spec.mode: is `Ignore`, accepted: Enforce, Audit");
+    assert!(Resource::from_json("{").is_err());
+    assert!(Resource::from_json(&"[".repeat(10_000)).is_err());
 }

@@ -69,7 +69,7 @@ fn is_native_only(forms: &[EvidenceForm]) -> bool {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Freshness {
     /// The age counts from the issue of the certificate, for which the evidence
-    /// was made. At least 10s.
+    /// was made. At least 30s, because certificates are back-dated by 10s.
     pub max_evidence_age: Duration,
 }
 
@@ -503,9 +503,9 @@ impl AttestationPolicySpec {
     pub(super) fn check(&self, spec: &Path, report: &mut dyn FnMut(Path, String)) {
         self.selector.check(&spec.key("selector"), report);
         if let Some(freshness) = &self.freshness
-            && freshness.max_evidence_age.as_secs() < 10
+            && freshness.max_evidence_age.as_secs() < 30
         {
-            let message = format!("{} is less than 10s", freshness.max_evidence_age);
+            let message = format!("{} is less than 30s", freshness.max_evidence_age);
             report(spec.key("freshness").key("maxEvidenceAge"), message);
         }
         for (i, alternative) in self.any_of.iter().enumerate() {

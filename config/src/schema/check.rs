@@ -22,8 +22,8 @@ pub(crate) fn check(file: &str, node: &Node, schema: &Json) -> Vec<Problem> {
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_ascii_lowercase();
     known
-        .map(|k| (strsim::jaro_winkler(&lower, &k.to_ascii_lowercase()), k))
-        .filter(|(score, _)| *score > 0.82)
+        .map(|k| (strsim::normalized_damerau_levenshtein(&lower, &k.to_ascii_lowercase()), k))
+        .filter(|(score, _)| *score >= 0.5)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, k)| k)
 }
