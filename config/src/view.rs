@@ -11,7 +11,7 @@ use std::sync::Arc;
 use countersign_evidence::cache::Cache;
 use countersign_evidence::collateral::{Collateral, Item, Marks};
 use countersign_evidence::policy::References;
-use countersign_evidence::{Anchors, Fingerprint, UnixTime};
+use countersign_evidence::{Anchors, Finding, Fingerprint, UnixTime};
 use countersign_ratls::{Bundle, SpiffeId, TrustDomain};
 
 use self::authorize::CallPolicy;
@@ -46,7 +46,7 @@ pub struct Built {
     /// missing still guards, and accepts nobody by them.
     pub rejected: Vec<(Key, String)>,
     /// Collateral that cannot be used, by item name.
-    pub refused_collateral: Vec<(String, countersign_evidence::Finding)>,
+    pub refused_collateral: Vec<(String, Finding)>,
 }
 
 /// One generation of everything that decides. Immutable; shared by `Arc`.
@@ -59,6 +59,7 @@ pub struct View {
     /// What it was made from: equal views decide equally.
     id: Fingerprint,
     collateral_items: Vec<(String, Fingerprint)>,
+    refused_collateral: Vec<(String, Finding)>,
     anchors: Anchors,
     cache: Arc<Cache>,
     bundles: BTreeMap<TrustDomain, Bundle>,
@@ -206,7 +207,9 @@ fn build(
     // Whatever was verified under other anchors is not believed again.
     let reusable = previous.filter(|p| p.anchors == anchors);
     let (collateral, refused_collateral) = match reusable {
-        Some(p) if p.collateral_items == collateral_items => (p.collateral.clone(), Vec::new()),
+        Some(p) if p.collateral_items == collateral_items => {
+            (p.collateral.clone(), p.refused_collateral.clone())
+        }
         _ => {
             let appraised = Collateral::appraise(&items, &anchors, marks, now);
             (appraised.collateral, appraised.refused)
@@ -221,6 +224,7 @@ fn build(
         id: id(&resources, &bundles, &collateral, guards_control_plane),
         collateral,
         collateral_items,
+        refused_collateral: refused_collateral.clone(),
         anchors,
         cache,
         bundles: bundles.into_iter().map(|b| (b.trust_domain.clone(), b)).collect(),

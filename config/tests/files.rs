@@ -53,7 +53,7 @@ fn every_example_is_valid_by_itself_and_as_a_set() {
         for resource in &resources {
             kinds.insert(resource.kind().name());
             let again = parse(&name, &resource.to_yaml()).unwrap();
-            assert_eq!(again, [resource.clone()], "{}", resource.to_yaml());
+            assert_eq!(again, std::slice::from_ref(resource), "{}", resource.to_yaml());
             assert_eq!(resource::Resource::from_json(&resource.to_json()).unwrap(), *resource);
         }
     }

@@ -180,6 +180,13 @@ fn each_class_of_error_has_its_place_and_says_what_is_accepted() {
             refs("{validUntil: tomorrow, tdx: []}"),
             &["f.yaml:4:20: spec.validUntil: `tomorrow` is not a time such as"],
         ),
+        (
+            refs("{sevSnp: [{name: \"a\\u001b[2Jb\", measurement: ''}]}"),
+            &[
+                "f.yaml:4:24: spec.sevSnp[0].name: holds the control character '\\u{1b}'",
+                "f.yaml:4:52: spec.sevSnp[0].measurement: `` has 0 hex digits, the field has 96",
+            ],
+        ),
         // --- types, enums, ranges, alternatives
         (
             tdx("{measurements: Any, tcbStatus: UpToDate}"),
@@ -375,4 +382,35 @@ fn stored_json_is_checked_like_files() {
     assert_eq!(problems[0].to_string(), "spec.mode: is `Ignore`, accepted: Enforce, Audit");
     assert!(Resource::from_json("{").is_err());
     assert!(Resource::from_json(&"[".repeat(10_000)).is_err());
+}
+
+#[test]
+fn yaml_that_we_write_says_what_was_meant() {
+    let values = [
+        "true",
+        "null",
+        "~",
+        "1.5",
+        "0x10",
+        "yes",
+        "",
+        " a",
+        "a: b",
+        "- x",
+        "# c",
+        "1e3",
+        "é\n x",
+        "|",
+        "2027-01-01",
+    ];
+    let annotations: Vec<String> =
+        values.iter().enumerate().map(|(i, v)| format!("a{i}: {}", serde_json::Value::from(*v))).collect();
+    for digest in ["0".repeat(96), format!("1e{}", "0".repeat(94)), format!("{}e5", "9".repeat(94))] {
+        let spec = format!("{{sevSnp: [{{name: '1', measurement: '{digest}'}}]}}");
+        let text = resource("ReferenceValues", &spec)
+            .replace("namespace: n", &format!("namespace: n, annotations: {{{}}}", annotations.join(", ")));
+        let resources = parse("f.yaml", &text).unwrap();
+        let yaml = resources[0].to_yaml();
+        assert_eq!(parse("f.yaml", &yaml).unwrap(), resources, "{yaml}");
+    }
 }

@@ -14,7 +14,7 @@ use countersign_evidence::{Denial, Reason, UnixTime};
 use countersign_ratls::ca::Leaf;
 use countersign_ratls::csr::{AttestedRequest, Pending};
 use countersign_ratls::key::{KeyType, PrivateKey};
-use countersign_ratls::peer::{Admission, Judge as _, Presented, Role};
+use countersign_ratls::peer::{Admission, Form, Judge as _, Presented, Role};
 use countersign_ratls::{Authority, Bundle, SpiffeId, TrustDomain};
 use rustls_pki_types::CertificateDer;
 
@@ -232,6 +232,22 @@ fn the_path_and_the_evidence_are_checked_before_policies() {
     let view = View::build(inputs, &mut Marks::default(), at(0)).view;
     let unknown = judge(&view, WORLD.presented(LEDGER, TdxSpec::default()), 60);
     assert_eq!(reason(unknown), Reason::SvidUntrusted);
+}
+
+#[test]
+fn foreign_forms_of_evidence_are_accepted_on_request() {
+    let foreign = || {
+        let mut presented = WORLD.presented(LEDGER, TdxSpec::default());
+        presented.evidence.as_mut().unwrap().form = Form::Ccc;
+        presented
+    };
+    let denial = judge(&WORLD.view(&resources()), foreign(), 60).unwrap_err();
+    assert_eq!((denial.reason, denial.rule.as_str()), (Reason::UnsupportedFormat, "acceptForms"));
+    let lenient = resources().replace("spec:\n  \n", "spec:\n  acceptForms: [Native, Ccc]\n");
+    assert!(judge(&WORLD.view(&lenient), foreign(), 60).is_ok());
+    let audited = lenient + &policy("payments", "native", "mode: Audit", "Any");
+    let admission = judge(&WORLD.view(&audited), foreign(), 60).unwrap();
+    assert_eq!(admission.verdicts.iter().filter(|v| !v.allows()).count(), 1);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod attestation_policy;
 pub mod authorization_policy;
 pub mod reference_values;
 pub mod scalar;
+pub mod sev_snp;
 pub mod trust_domain;
 pub mod workload_identity;
 

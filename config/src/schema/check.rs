@@ -140,6 +140,10 @@ impl<'a> Checker<'a> {
     }
 
     fn string(&mut self, node: &Node, text: &str, schema: &'a Json, path: &Path) {
+        // It would reach terminals and logs.
+        if let Some(c) = text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
+            return self.report(node.at, path, format!("holds the control character {c:?}"), None);
+        }
         let check = schema.get("format").and_then(Json::as_str).and_then(format_check);
         if let Some(Err(message)) = check.map(|check| check(text)) {
             return self.report(node.at, path, message, None);
