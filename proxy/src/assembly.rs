@@ -150,6 +150,7 @@ fn context(bootstrap: &ProxyBootstrap, clock: Clock, own: Vec<SocketAddr>) -> Re
         Inputs { generation: 0, resources: Vec::new(), bundles: Vec::new(), collateral: Vec::new() };
     let view = View::build(nothing, &mut Marks::default(), clock.now()).view;
     // A connection has two sockets at most: the workload's, and a share of a hop.
+    let drain = Drain::default();
     let connections = countersign_net::descriptors().saturating_sub(RESERVED) / 2;
     Ok(Context {
         clock,
@@ -157,11 +158,11 @@ fn context(bootstrap: &ProxyBootstrap, clock: Clock, own: Vec<SocketAddr>) -> Re
         credentials: watch::Sender::new(None),
         live: Arc::new(Live::default()),
         metrics: Arc::new(Metrics::new()?),
-        readiness: Readiness::new(),
+        readiness: Readiness::new(drain.clone()),
         limits: bootstrap.limits.clone(),
         connections: Arc::new(Semaphore::new(usize::try_from(connections).unwrap_or(usize::MAX >> 4))),
         own,
-        drain: Drain::default(),
+        drain,
         evidence: ArcSwapOption::empty(),
         applied: ArcSwap::from_pointee(Applied::default()),
     })
@@ -202,8 +203,6 @@ impl Bound {
                 () = rest.watch(&ctx) => {}
             }
         }
-        // Whoever sends traffic here learns first that it should stop.
-        ctx.readiness.drain();
         tracing::info!(hops = ctx.live.len(), timeout = ?drain_timeout, "draining");
         ctx.drain.begin();
         tokio::select! {

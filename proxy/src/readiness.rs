@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::drain::Drain;
 
 /// What a proxy needs before it is ready, in the order in which it gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,18 +42,16 @@ impl Need {
 
 /// The set of what is missing; ready when it is empty and no drain has begun.
 #[derive(Debug)]
-pub struct Readiness(Mutex<State>);
-
-#[derive(Debug)]
-struct State {
-    missing: BTreeMap<Need, String>,
-    draining: bool,
+pub struct Readiness {
+    missing: Mutex<BTreeMap<Need, String>>,
+    drain: Drain,
 }
 
 impl Readiness {
-    /// Nothing is there yet.
+    /// Nothing is there yet. From the beginning of `drain` nothing helps any
+    /// more: whoever sends traffic here learns it before a listener closes.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(drain: Drain) -> Self {
         let waiting = [
             (Need::Sockets, "not bound yet"),
             (Need::Evidence, "none yet; it is made when the control plane has sent its challenge"),
@@ -60,58 +60,44 @@ impl Readiness {
             (Need::Collateral, "waiting for the first snapshot"),
         ];
         let missing = waiting.into_iter().map(|(need, text)| (need, text.to_owned())).collect();
-        Self(Mutex::new(State { missing, draining: false }))
+        Self { missing: Mutex::new(missing), drain }
     }
 
     /// Something is there.
     pub fn have(&self, need: Need) {
-        let mut state = self.lock();
         // A lost task stays lost.
         if need != Need::Tasks {
-            state.missing.remove(&need);
+            self.lock().remove(&need);
         }
     }
 
     /// Something is missing, and why.
     pub fn miss(&self, need: Need, why: impl Into<String>) {
-        self.lock().missing.insert(need, why.into());
-    }
-
-    /// From now on this proxy is never ready again.
-    pub fn drain(&self) {
-        self.lock().draining = true;
+        self.lock().insert(need, why.into());
     }
 
     /// Whether traffic may be sent here.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let state = self.lock();
-        state.missing.is_empty() && !state.draining
+        self.lock().is_empty() && !self.drain.begun()
     }
 
     /// `ready`, or a line for each thing that is missing.
     #[must_use]
     pub fn report(&self) -> String {
-        let state = self.lock();
         let mut text = String::new();
-        if state.draining {
+        if self.drain.begun() {
             text.push_str("draining\n");
         }
-        for (need, why) in &state.missing {
+        for (need, why) in &*self.lock() {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{}: {why}", need.name());
         }
         if text.is_empty() { "ready\n".to_owned() } else { text }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Readiness {
-    fn default() -> Self {
-        Self::new()
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Need, String>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_new_proxy_says_everything_it_waits_for_and_becomes_ready_when_it_has_it() {
-        let readiness = Readiness::new();
+        let readiness = Readiness::new(Drain::default());
         let report = readiness.report();
         for line in ["sockets: ", "evidence: ", "identity: ", "snapshot: ", "collateral: "] {
             assert!(report.contains(line), "{report}");
@@ -137,10 +123,11 @@ mod tests {
 
     #[test]
     fn a_lost_task_and_a_drain_are_never_forgiven() {
-        let readiness = Readiness::new();
+        let drain = Drain::default();
+        let readiness = Readiness::new(drain.clone());
         readiness.miss(Need::Tasks, "inbound panicked");
         readiness.have(Need::Tasks);
-        readiness.drain();
+        drain.begin();
         assert!(readiness.report().starts_with("draining\ntasks: inbound panicked\n"));
     }
 }

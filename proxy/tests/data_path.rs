@@ -1,0 +1,282 @@
+//! Bytes through two proxies: what passes, what does not, and what is cut.
+
+mod support;
+
+use bytes::Bytes;
+use countersign_attester::emulated::TdxSpec;
+use countersign_config::Guard;
+use countersign_evidence::Reason;
+use countersign_proxy::live::Cause;
+use countersign_ratls::tls::{ALPN_H2, Connector, Profile};
+use countersign_ratls::{IdPattern, SpiffeId};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use std::sync::Arc;
+use support::{LEDGER, Pair, Policy, WEB, World, assert_reset, http};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn bytes_pass_both_ways_and_each_side_may_finish_first() {
+    let pair = Pair::new().await;
+    let (mut app, mut server) = pair.connect().await;
+    server.write_all(b"welcome").await.unwrap();
+    let mut welcome = [0; 7];
+    app.read_exact(&mut welcome).await.unwrap();
+    assert_eq!(&welcome, b"welcome");
+    // The application has said all; the workload still answers.
+    app.shutdown().await.unwrap();
+    assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
+    server.write_all(b"bye").await.unwrap();
+    drop(server);
+    let mut rest = String::new();
+    app.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "bye");
+    let metrics = pair.ledger.metrics();
+    let labels = format!(
+        "{{connection_security_policy=\"mutual_tls\",destination_principal=\"{LEDGER}\",reporter=\"destination\",request_protocol=\"tcp\",source_principal=\"{WEB}\"}}"
+    );
+    assert!(metrics.contains(&format!("istio_tcp_received_bytes_total{labels} 5\n")), "{metrics}");
+    assert!(metrics.contains(&format!("istio_tcp_sent_bytes_total{labels} 10\n")), "{metrics}");
+    assert!(metrics.contains("emulated=\"true\",policy=\"payments/peers\""), "{metrics}");
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn many_connections_share_one_hop_and_bulk_data_arrives_whole() {
+    let pair = Pair::new().await;
+    let mut connections = Vec::new();
+    for _ in 0..20 {
+        connections.push(pair.connect().await);
+    }
+    assert_eq!(pair.web.ctx.live.len(), 1);
+    assert_eq!(pair.ledger.ctx.live.hops()[0].streams().len(), 20);
+    let (mut app, mut server) = connections.pop().unwrap();
+    let bulk: Vec<u8> = (0..12_000_000_u32).map(|i| (i % 251) as u8).collect();
+    let expected = bulk.clone();
+    let echo = tokio::spawn(async move {
+        let (mut read, mut write) = server.split();
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+    });
+    let (mut read, mut write) = app.split();
+    let send = async {
+        write.write_all(&bulk).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let mut received = Vec::new();
+    let ((), read) = tokio::join!(send, read.read_to_end(&mut received));
+    read.unwrap();
+    assert!(received == expected);
+    echo.await.unwrap();
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_port_that_no_policy_allows_is_refused_and_the_workload_sees_nothing() {
+    let pair = Pair::new().await;
+    let mut app = TcpStream::connect(pair.web.addresses.outbound[1]).await.unwrap();
+    assert_reset(&mut app).await;
+    let metrics = pair.ledger.metrics();
+    let opened = metrics.lines().find(|l| l.starts_with("istio_tcp_connections_opened_total{"));
+    assert!(opened.unwrap().ends_with(" 0"), "{metrics}");
+    // The hop itself is fine, and the allowed port still answers on it.
+    drop(pair.connect().await);
+    assert_eq!(pair.web.ctx.live.len(), 1);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn each_refusal_of_a_request_has_its_status_and_reason() {
+    let pair = Pair::new().await;
+    let mut hop = Raw::connect(&pair).await;
+    let allowed = pair.port;
+    let closed = allowed.wrapping_add(1).max(1);
+    for (method, uri, status, reason) in [
+        (Method::CONNECT, "ledger:0".to_owned(), StatusCode::BAD_REQUEST, "bad-request"),
+        (Method::CONNECT, format!("user@ledger:{allowed}"), StatusCode::BAD_REQUEST, "bad-request"),
+        (Method::CONNECT, "ledger".to_owned(), StatusCode::BAD_REQUEST, "bad-request"),
+        (Method::GET, format!("http://ledger:{allowed}/"), StatusCode::BAD_REQUEST, "bad-request"),
+        (Method::CONNECT, format!("ledger:{closed}"), StatusCode::FORBIDDEN, "authorization-denied"),
+        (Method::CONNECT, "ledger:1".to_owned(), StatusCode::FORBIDDEN, "authorization-denied"),
+    ] {
+        let (head, headers) = hop.ask(method, &uri).await;
+        assert_eq!((head, headers["countersign-reason"].to_str().unwrap()), (status, reason), "{uri}");
+    }
+    let (status, headers) = hop.ask(Method::CONNECT, &format!("ledger:{allowed}")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(headers["forwarded"].to_str().unwrap().contains("by="));
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_workload_that_does_not_listen_is_503() {
+    let mut pair = Pair::new().await;
+    let (elsewhere, _) = support::workload().await;
+    drop(std::mem::replace(&mut pair.workload, elsewhere));
+    let mut hop = Raw::connect(&pair).await;
+    let (status, headers) = hop.ask(Method::CONNECT, &format!("ledger:{}", pair.port)).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(headers["countersign-reason"], "connect-failed");
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_policy_that_no_longer_admits_a_peer_cuts_its_hop_and_both_sockets() {
+    let pair = Pair::new().await;
+    let (mut app, mut server) = pair.connect().await;
+    let hop = pair.ledger.ctx.live.hops().remove(0);
+    let changed = Policy { mr_td: 0xaa, ..pair.policy() };
+    pair.ledger.ctx.install(&pair.world.view(2, &changed));
+    // Decided before `install` returns.
+    let Some(Cause::Verdict(denial)) = hop.cut.cause() else { panic!("{:?}", hop.cut.cause()) };
+    assert_eq!(denial.reason, Reason::MeasurementMismatch);
+    assert_reset(&mut app).await;
+    assert_reset(&mut server).await;
+    let metrics = pair.ledger.metrics();
+    assert!(metrics.contains("mesh_connections_revoked_total{cause=\"verdict\"} 1"), "{metrics}");
+    assert!(metrics.contains("mesh_policy_generation 2"), "{metrics}");
+    // It does not come back: the next handshake is refused, with an alert.
+    let mut app = TcpStream::connect(pair.web.addresses.outbound[0]).await.unwrap();
+    assert_reset(&mut app).await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn the_caller_cuts_a_callee_that_its_own_policy_no_longer_admits() {
+    let pair = Pair::new().await;
+    let (mut app, mut server) = pair.connect().await;
+    let changed = Policy { mr_td: 0xaa, ..pair.policy() };
+    pair.web.ctx.install(&pair.world.view(2, &changed));
+    assert_reset(&mut app).await;
+    assert_reset(&mut server).await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_no_longer_authorized_is_cut_and_the_hop_stays() {
+    let pair = Pair::new().await;
+    let (mut app, mut server) = pair.connect().await;
+    let hop = pair.ledger.ctx.live.hops().remove(0);
+    let changed = Policy { ports: vec![1], ..pair.policy() };
+    pair.ledger.ctx.install(&pair.world.view(2, &changed));
+    assert_reset(&mut app).await;
+    assert_reset(&mut server).await;
+    assert!(hop.cut.cause().is_none());
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_generation_that_changes_nothing_cuts_nothing() {
+    let pair = Pair::new().await;
+    let (mut app, mut server) = pair.connect().await;
+    pair.ledger.ctx.install(&pair.world.view(2, &pair.policy()));
+    pair.web.ctx.install(&pair.world.view(2, &pair.policy()));
+    assert_eq!(pair.ledger.ctx.live.hops()[0].admission().generation, 2);
+    app.write_all(b"still").await.unwrap();
+    let mut still = [0; 5];
+    server.read_exact(&mut still).await.unwrap();
+    assert_eq!(&still, b"still");
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_hop_does_not_outlive_the_certificates_it_rests_on() {
+    let pair = Pair::new().await;
+    let (mut app, mut server) = pair.connect().await;
+    let hop = pair.ledger.ctx.live.hops().remove(0);
+    pair.ledger.ctx.live.expire(support::at(hop.until()), &pair.ledger.ctx.metrics);
+    assert!(hop.cut.cause().is_none());
+    pair.world.advance(hop.until() - support::NOW + 1);
+    pair.ledger.ctx.live.expire(pair.ledger.ctx.clock.now(), &pair.ledger.ctx.metrics);
+    let Some(Cause::Expired(denial)) = hop.cut.cause() else { panic!("{:?}", hop.cut.cause()) };
+    assert_eq!(denial.reason, Reason::SvidExpired);
+    assert_reset(&mut app).await;
+    assert_reset(&mut server).await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_peer_with_other_measurements_gets_no_hop_and_the_application_a_reset() {
+    let world = World::new();
+    let strange = world.platform(TdxSpec { mr_td: [0xaa; 48], ..TdxSpec::default() });
+    let identity = world.identity(WEB, &*strange);
+    let pair = Pair::build(world, |_| {}).await;
+    let guard = Arc::new(Guard::new(identity.id.clone().unwrap(), Arc::clone(&pair.web.ctx.view), 8));
+    let ctx = &pair.web.ctx;
+    let credentials =
+        countersign_proxy::context::Credentials::new(identity, guard, &ctx.clock, &ctx.metrics).unwrap();
+    ctx.credentials.send_replace(Some(Arc::new(credentials)));
+    let mut app = TcpStream::connect(pair.web.addresses.outbound[0]).await.unwrap();
+    // What the application sends first must not arrive anywhere; it may not even be taken.
+    let _ = app.write_all(b"secret").await;
+    assert_reset(&mut app).await;
+    assert!(pair.ledger.ctx.live.is_empty());
+    let metrics = pair.ledger.metrics();
+    assert!(metrics.contains("reason=\"measurement-mismatch\",result=\"deny\""), "{metrics}");
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn draining_lets_streams_finish_and_refuses_new_connections() {
+    let pair = Pair::new().await;
+    let (mut app, mut server) = pair.connect().await;
+    let readiness = pair.web.addresses.readiness;
+    pair.web.drain.begin();
+    let mut outbound = TcpStream::connect(pair.web.addresses.outbound[0]).await;
+    if let Ok(socket) = &mut outbound {
+        // Accepted by the kernel before the listener was closed.
+        assert_reset(socket).await;
+    }
+    let (status, report) = http(readiness, "GET /healthz/ready").await;
+    assert_eq!(status, 503);
+    assert!(report.starts_with("draining\n"), "{report}");
+    app.write_all(b"last").await.unwrap();
+    let mut last = [0; 4];
+    server.read_exact(&mut last).await.unwrap();
+    drop(app);
+    drop(server);
+    pair.web.task.await.unwrap();
+    pair.ledger.end().await;
+}
+
+#[tokio::test]
+async fn a_drain_that_takes_too_long_ends_by_cutting() {
+    let pair = Pair::build(World::new(), |b| b.drain_timeout = std::time::Duration::ZERO).await;
+    let (mut app, mut server) = pair.connect().await;
+    pair.ledger.drain.begin();
+    pair.ledger.task.await.unwrap();
+    assert_reset(&mut app).await;
+    assert_reset(&mut server).await;
+    pair.web.end().await;
+}
+
+/// A hop of the web's identity without a proxy, for requests that no proxy sends.
+struct Raw {
+    send: h2::client::SendRequest<Bytes>,
+}
+
+impl Raw {
+    async fn connect(pair: &Pair) -> Self {
+        let platform = pair.world.platform(TdxSpec::default());
+        let identity = pair.world.identity(WEB, &*platform);
+        let guard = Arc::new(Guard::new(SpiffeId::parse(WEB).unwrap(), Arc::clone(&pair.web.ctx.view), 8));
+        let profile =
+            Profile { alpn: vec![ALPN_H2.to_vec()], require_pq: false, clock: pair.world.clock().provider() };
+        let expected = IdPattern::parse(LEDGER).unwrap();
+        let connector = Connector::new(&identity, guard, expected, &profile).unwrap();
+        let socket = TcpStream::connect(pair.ledger.inbound()).await.unwrap();
+        let shaken = connector.connect(socket).await.unwrap();
+        let (send, connection) = h2::client::handshake(shaken.stream).await.unwrap();
+        tokio::spawn(connection);
+        Self { send }
+    }
+
+    async fn ask(&mut self, method: Method, uri: &str) -> (StatusCode, HeaderMap) {
+        let mut request = Request::new(());
+        *request.method_mut() = method;
+        *request.uri_mut() = uri.parse::<Uri>().unwrap();
+        let mut send = self.send.clone().ready().await.unwrap();
+        let (response, _stream) = send.send_request(request, false).unwrap();
+        let (head, _) = response.await.map(Response::into_parts).unwrap();
+        (head.status, head.headers)
+    }
+}
