@@ -1,5 +1,13 @@
 //! Bytes through two proxies: what passes, what does not, and what is cut.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
 mod support;
 
 use bytes::Bytes;

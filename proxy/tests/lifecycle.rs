@@ -1,5 +1,13 @@
 //! What a proxy says of itself: at the first start, after a restart, to operators.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
 mod support;
 
 use std::collections::BTreeMap;

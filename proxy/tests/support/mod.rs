@@ -1,7 +1,9 @@
 //! A small mesh in one process: emulated platforms, a CA, a clock that stands
 //! still, and proxies whose configuration the test installs itself.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+
+pub mod plane;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,0 +1,138 @@
+//! A proxy and its control plane: certificates, configuration, distrust.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
+mod support;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use countersign_attester::emulated::TdxSpec;
+use countersign_config::bootstrap::ProxyBootstrap;
+use countersign_wire::server::Heard;
+use countersign_wire::snapshot::{Entries, Entry};
+use countersign_wire::{EntryName, Snapshot};
+use support::plane::{Plane, Seen, Send, forged};
+use support::{Policy, Proxy, WEB, World, http};
+
+fn entries(world: &World) -> Entries {
+    let mut entries = Entries::new();
+    let mut add = |name: EntryName, body: Vec<u8>| {
+        entries.insert(name.to_string().into(), Entry::new(Bytes::from(body)));
+    };
+    for resource in world.resources(&Policy { mr_td: 0xd0, ports: vec![80] }) {
+        add(EntryName::Resource(resource.key()), resource.to_json().into_bytes());
+    }
+    for item in &world.collateral {
+        add(EntryName::Collateral(item.name.clone()), item.bytes.clone());
+    }
+    add(EntryName::Bundle("prod.example".into()), world.bundle.to_json().into_bytes());
+    entries
+}
+
+fn snapshot(world: &World, generation: u64, entries: Entries) -> Send {
+    let trust_domain = world.bundle.trust_domain.clone();
+    Send::Snapshot(Arc::new(Snapshot::sign(trust_domain, generation, entries, &world.snapshot_key).unwrap()))
+}
+
+/// A bootstrap that wants a control plane with this MRTD.
+fn bootstrap(world: &World, plane: &Plane, mr_td: u8) -> ProxyBootstrap {
+    let mut bootstrap = world.bootstrap("web", None, Vec::new());
+    let (root, mr_td) = (world.vendor.intel_root(), hex::encode([mr_td; 48]));
+    let text = format!(
+        r#"
+apiVersion: countersign.dev/v1alpha1
+kind: ReferenceValues
+metadata: {{ name: control-plane }}
+spec: {{ tdx: [{{ name: release, mrTd: "{mr_td}" }}] }}
+---
+apiVersion: countersign.dev/v1alpha1
+kind: AttestationPolicy
+metadata: {{ name: control-plane }}
+spec:
+  anyOf: [{{ tdx: {{ emulatedRoots: ["{root}"], measurements: {{ fromReferenceValues: control-plane }} }} }}]
+"#
+    );
+    bootstrap.control_plane.attestation = countersign_config::parse("control-plane.yaml", &text).unwrap();
+    bootstrap.control_plane.collateral = world.collateral.clone();
+    bootstrap.control_plane.address = plane.address.to_string();
+    bootstrap
+}
+
+#[tokio::test]
+async fn a_proxy_gets_its_certificate_and_configuration_and_is_ready() {
+    let world = World::new();
+    let mut plane = Plane::start(&world, TdxSpec::default()).await;
+    plane.send.send_replace(Some(snapshot(&world, 1, entries(&world))));
+    let bootstrap = bootstrap(&world, &plane, 0xd0);
+    let proxy = Proxy::run(world.bind(&bootstrap));
+    assert_eq!(plane.seen.recv().await, Some(Seen::Issued));
+    assert!(matches!(plane.heard().await.0, Heard::Hello(peer) if peer.workload == "payments/web"));
+    let (acked, rejected) = plane.heard().await;
+    assert_eq!((acked, rejected), (Heard::Acked(1), Vec::new()));
+    let (status, report) = http(proxy.addresses.readiness, "GET /healthz/ready").await;
+    assert_eq!((status, report.as_str()), (200, "ready\n"));
+    let (_, certs) = http(proxy.addresses.admin, "GET /certs").await;
+    assert!(certs.contains(WEB), "{certs}");
+
+    // One entry that cannot be read is rejected by name; the others are used.
+    let mut broken = entries(&world);
+    broken.insert("resource/AttestationPolicy/payments/odd".into(), Entry::new(Bytes::from_static(b"{")));
+    plane.send.send_replace(Some(snapshot(&world, 2, broken)));
+    let (acked, rejected) = plane.heard().await;
+    assert_eq!(acked, Heard::Acked(2));
+    assert_eq!(rejected, ["resource/AttestationPolicy/payments/odd"]);
+    assert_eq!(proxy.ctx.view.load().generation, 2);
+    assert!(proxy.metrics().contains("mesh_config_rejected_total{kind=\"AttestationPolicy\"} 1"));
+
+    // A snapshot whose signature does not hold changes nothing and ends the stream.
+    plane.send.send_replace(Some(Send::Raw(forged(3, &world.snapshot_key.public().0))));
+    assert!(matches!(plane.heard().await.0, Heard::Hello(peer) if peer.generation == 2));
+    assert_eq!(proxy.ctx.view.load().generation, 2);
+    assert!(proxy.metrics().contains("mesh_config_rejected_total{kind=\"snapshot\"} 1"));
+    proxy.end().await;
+
+    // What was in use is kept for the next start.
+    let proxy = Proxy::run(world.bind(&bootstrap));
+    assert_eq!(proxy.ctx.view.load().generation, 2);
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_with_another_key_before_it_ends() {
+    let world = World::new();
+    let mut plane = Plane::start(&world, TdxSpec::default()).await;
+    plane.send.send_replace(Some(snapshot(&world, 1, entries(&world))));
+    let proxy = Proxy::run(world.bind(&bootstrap(&world, &plane, 0xd0)));
+    while plane.heard().await.0 != Heard::Acked(1) {}
+    let mut credentials = proxy.ctx.credentials.subscribe();
+    let first = credentials.borrow_and_update().clone().unwrap();
+    // Past half of its life and the jitter around it.
+    world.advance(2400);
+    credentials.changed().await.unwrap();
+    let second = credentials.borrow_and_update().clone().unwrap();
+    assert_ne!(first.identity.spki_sha256, second.identity.spki_sha256);
+    assert!(second.identity.not_after > first.identity.not_after);
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn a_control_plane_with_other_measurements_gets_nothing_from_us() {
+    let world = World::new();
+    let mut plane = Plane::start(&world, TdxSpec { mr_td: [0xaa; 48], ..TdxSpec::default() }).await;
+    let proxy = Proxy::run(world.bind(&bootstrap(&world, &plane, 0xd0)));
+    assert_eq!(plane.seen.recv().await, Some(Seen::Refused));
+    let mut report = proxy.ctx.readiness.report();
+    while !report.contains("measurement-mismatch") {
+        tokio::task::yield_now().await;
+        report = proxy.ctx.readiness.report();
+    }
+    assert!(report.contains("identity: waiting for the control plane at 127.0.0.1"), "{report}");
+    proxy.end().await;
+}
