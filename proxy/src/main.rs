@@ -1,12 +1,14 @@
 //! `countersign-proxy --config FILE`
 
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser;
 use countersign_config::bootstrap::ProxyBootstrap;
-use countersign_proxy::{Clock, build};
+use countersign_proxy::{Clock, LogLevel, build};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*, reload};
 
@@ -35,9 +37,26 @@ enum LogFormat {
     Json,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let level = log(&arguments)?;
+    let level = match log(&arguments) {
+        Ok(level) => level,
+        Err(error) => {
+            // There is no log to write to; nobody reads standard error then.
+            let _ = writeln!(std::io::stderr(), "{error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match start(&arguments, level) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: &Arguments, level: LogLevel) -> anyhow::Result<()> {
     let hardening = countersign_net::harden();
     for missing in &hardening.missing {
         tracing::warn!("{missing}");
@@ -55,12 +74,16 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(run(&bootstrap, level))
 }
 
-async fn run(bootstrap: &ProxyBootstrap, level: countersign_proxy::LogLevel) -> anyhow::Result<()> {
+async fn run(bootstrap: &ProxyBootstrap, level: LogLevel) -> anyhow::Result<()> {
     let clock = Clock::new(Arc::new(rustls::time_provider::DefaultTimeProvider));
     let attester = countersign_proxy::platform::open(&bootstrap.attester).context("attester")?;
     tracing::info!(driver = attester.driver(), tee = %attester.tee(), emulated = attester.emulated(), "attester");
     let bound = build(bootstrap, clock, attester, Some(level))?;
-    tracing::info!(addresses = ?bound.addresses(), version = env!("CARGO_PKG_VERSION"), "bound");
+    let at = bound.addresses();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), inbound = ?at.inbound, outbound = ?at.outbound,
+        admin = %at.admin, metrics = %at.metrics, readiness = %at.readiness, "bound"
+    );
     let drain = bound.drain();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -90,7 +113,7 @@ async fn run(bootstrap: &ProxyBootstrap, level: countersign_proxy::LogLevel) -> 
 }
 
 /// Logs to standard error, with a filter that can be changed later.
-fn log(arguments: &Arguments) -> anyhow::Result<countersign_proxy::LogLevel> {
+fn log(arguments: &Arguments) -> anyhow::Result<LogLevel> {
     let filter = EnvFilter::try_new(&arguments.log).context("--log")?;
     let (filter, handle) = reload::Layer::new(filter);
     let layer = fmt::layer().with_writer(std::io::stderr);

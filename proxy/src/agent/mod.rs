@@ -21,6 +21,7 @@ use tokio::sync::watch;
 pub use subscription::Applied;
 
 use crate::context::Context;
+use crate::readiness::Need;
 use control::Control;
 use identity::IdentityAgent;
 use store::Store;
@@ -53,6 +54,10 @@ impl Agent {
         let (bundle, watched) = watch::channel(Arc::new(bootstrap.bundle.clone()));
         let control =
             Arc::new(Control::new(bootstrap.control_plane.clone(), &bootstrap.bundle, &marks, ctx)?);
+        let address = control.address();
+        let waits = format!("waiting for the control plane at {address}");
+        ctx.readiness.miss(Need::Identity, format!("{waits} to issue a certificate"));
+        ctx.readiness.miss(Need::Snapshot, waits);
         let names = (bootstrap.name.clone(), bootstrap.workload.clone());
         let subscription =
             SubscriptionAgent::new(Arc::clone(ctx), Arc::clone(&control), store, bundle, marks, names);
