@@ -7,7 +7,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 
 use super::pck::{PckFacts, is_pck};
 use super::quote::Quote;
-use crate::anchors::Anchors;
+use crate::anchors::{Anchors, Fingerprint};
 use crate::cache::{Cache, Key};
 use crate::collateral::Collateral;
 use crate::finding::Finding;
@@ -25,6 +25,7 @@ const MAX_CANDIDATES: usize = 64;
 /// A PCK certificate whose chain was verified.
 #[derive(Debug)]
 pub(crate) struct PckChain {
+    pub(super) leaf: Fingerprint,
     pub(super) path: Path,
     pub(super) facts: PckFacts,
     pub(super) key: ParsedPublicKey,
@@ -138,6 +139,6 @@ impl PckChain {
         let facts = PckFacts::of(leaf)?;
         let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, leaf.public_key())
             .map_err(|_| Finding::new(Reason::BadChain, "PCK certificate", "a P-256 key", "another key"))?;
-        Ok(Self { path, facts, key })
+        Ok(Self { leaf: leaf.fingerprint(), path, facts, key })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use rustls_pki_types::UnixTime;
 
-use super::chain::pck_chain;
+use super::chain::{PckChain, pck_chain};
 use super::collateral::{Endorsed, QeIdentity, SvnLevel, TcbInfo};
 use super::pck::PckFacts;
 use super::quote::{Quote, QuoteBody, TdReport};
@@ -76,10 +76,7 @@ pub(crate) fn verify<O: Observer>(
         format!("evaluation data number {}", i.document.evaluation_number)
     })?;
     window = window.intersect(endorsed(identity, "enclaveIdentity", collateral, root, now, &mut watch)?);
-    let signature = chain
-        .key
-        .verify_sig(quote.qe_report_bytes(), quote.qe_report_signature())
-        .map_err(|_| bad_signature("QE report signature", "the PCK's"));
+    let signature = qe_report_signature(quote, &chain, cache);
     watch.check("report is signed by the PCK", signature, |()| "ECDSA P-256".to_owned())?;
     watch.check("report vouches for the attestation key", key_binding(quote), |()| {
         hex::encode(quote.qe_report().report_data)
@@ -236,6 +233,32 @@ fn endorsed<T, O: Observer>(
         format!("{} is not on the CRL of {}", document.signer.common_name(), crl.signer_name())
     })?;
     Ok(window.intersect(crl.window()))
+}
+
+/// The PCK signed the report of the quoting enclave. All quotes of a platform
+/// carry the same report until its quoting enclave makes a new attestation key.
+fn qe_report_signature(quote: &Quote<'_>, chain: &PckChain, cache: Option<&Cache>) -> Result<(), Finding> {
+    let (report, signature) = (quote.qe_report_bytes(), quote.qe_report_signature());
+    let key = || {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(&chain.leaf.0);
+        hash.update(report);
+        hash.update(signature);
+        let mut key = [0; 32];
+        key.copy_from_slice(hash.finish().as_ref());
+        key
+    };
+    let cache = cache.map(|cache| (&cache.qe_reports, key()));
+    if let Some((known, key)) = &cache
+        && known.get(key).is_some()
+    {
+        return Ok(());
+    }
+    chain.key.verify_sig(report, signature).map_err(|_| bad_signature("QE report signature", "the PCK's"))?;
+    if let Some((known, key)) = cache {
+        known.insert(key, ());
+    }
+    Ok(())
 }
 
 /// The report data of the quoting enclave is SHA-256(key ‖ authentication data)

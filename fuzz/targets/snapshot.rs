@@ -1,0 +1,6 @@
+//! The snapshot on a proxy's disk.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = countersign_wire::Snapshot::decode(data);
+});
