@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::{client, server};
 
 use crate::context::{Context, Credentials};
+use crate::listener::Accepted;
 
 /// A connection whose handshake is complete.
 #[derive(Debug)]
@@ -30,10 +31,11 @@ pub(crate) struct Handshaken<S> {
 
 /// The server's side, with our current credentials, in bounded time.
 pub(crate) async fn accept(
-    socket: TcpStream,
-    address: SocketAddr,
+    accepted: Accepted,
     ctx: &Context,
 ) -> Result<Handshaken<server::TlsStream<Severable>>, Denial> {
+    // The permit counts handshakes in progress: it ends with this one.
+    let Accepted { socket, peer: address, permit: _permit, .. } = accepted;
     let credentials = ctx.credentials()?;
     let abort = Abort::default();
     let handshake = credentials.acceptor.accept(Severable::new(socket, abort.clone()));

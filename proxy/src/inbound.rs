@@ -53,14 +53,13 @@ fn reap(ended: &Result<(), tokio::task::JoinError>, ctx: &Context) {
 }
 
 async fn one_hop(accepted: Accepted, hops: Arc<Semaphore>, config: Arc<Inbound>, ctx: Arc<Context>) {
-    let Accepted { socket, peer, permit } = accepted;
+    let peer = accepted.peer;
     let shaken = tokio::select! {
         biased;
         () = ctx.drain.forced() => return,
-        shaken = handshake::accept(socket, peer, &ctx) => shaken,
+        shaken = handshake::accept(accepted, &ctx) => shaken,
     };
     let appraised = shaken.and_then(|shaken| verdict::admit(shaken, &ctx));
-    drop(permit);
     let (hop, stream) = match appraised {
         Ok(appraised) => appraised,
         Err(denial) => {

@@ -19,6 +19,8 @@ pub(crate) struct Accepted {
     pub(crate) socket: TcpStream,
     pub(crate) peer: SocketAddr,
     pub(crate) permit: OwnedSemaphorePermit,
+    // Only this module makes one.
+    _private: (),
 }
 
 /// Accepts the next connection that is within `limit`; those beyond it are
@@ -49,6 +51,6 @@ pub(crate) async fn accept(
             tracing::debug!(%error, %peer, "the connection ended before it began");
             continue;
         }
-        return Accepted { socket, peer, permit };
+        return Accepted { socket, peer, permit, _private: () };
     }
 }

@@ -49,7 +49,7 @@ fn reap(ended: &Result<(), tokio::task::JoinError>, ctx: &Context) {
 }
 
 async fn one_connection(accepted: Accepted, mapping: Arc<Outbound>, pool: Pool, ctx: Arc<Context>) {
-    let Accepted { socket, peer, permit: _permit } = accepted;
+    let Accepted { socket, peer, permit: _permit, .. } = accepted;
     let me = ctx.credentials.borrow().as_ref().map_or_else(|| "unknown".to_owned(), |c| c.me.to_string());
     let mut record = Record::new("outbound", peer, me, mapping.to.to_string());
     let opened = tokio::select! {

@@ -19,6 +19,8 @@ pub(crate) struct Permitted {
     pub(crate) hop: Appraised,
     pub(crate) stream: Arc<Stream>,
     pub(crate) admission: Arc<Admission>,
+    // Only this module makes one.
+    _private: (),
 }
 
 impl Drop for Permitted {
@@ -35,7 +37,7 @@ pub(crate) fn permit(hop: &Appraised, port: u16, ctx: &Context) -> Result<Permit
     }
     // Registered before it is authorized: a view that comes in between finds it.
     let stream = hop.open_stream(port);
-    let mut permitted = Permitted { hop: hop.clone(), stream, admission: hop.admission() };
+    let mut permitted = Permitted { hop: hop.clone(), stream, admission: hop.admission(), _private: () };
     for _ in 0..ATTEMPTS {
         let view = ctx.view.load_full();
         let admission = hop.current(view.generation, ctx.clock.now(), &ctx.metrics)?;
