@@ -150,6 +150,20 @@ impl View {
         self.workloads.get(name)
     }
 
+    /// The AttestationPolicies as the appraisal reads them, with the forms of
+    /// evidence that each accepts: for tools that appraise offline.
+    pub fn policies(
+        &self,
+    ) -> impl Iterator<Item = (&countersign_evidence::Policy, &[countersign_ratls::peer::Form])> {
+        self.hop_policies.iter().map(|policy| (&policy.policy, policy.accepted_forms()))
+    }
+
+    /// The Reference Values by `namespace/name`.
+    #[must_use]
+    pub const fn references(&self) -> &References {
+        &self.references
+    }
+
     /// The SVID lifetime of the trust domain in seconds.
     #[must_use]
     pub fn svid_lifetime(&self) -> u64 {

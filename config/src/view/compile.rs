@@ -66,6 +66,11 @@ impl HopPolicy {
         self.forms.contains(&form)
     }
 
+    /// The forms of evidence that it accepts.
+    pub(super) fn accepted_forms(&self) -> &[Form] {
+        &self.forms
+    }
+
     /// The forms as operators write them.
     pub(super) fn forms(&self) -> String {
         let names = self.forms.iter().map(|form| match form {

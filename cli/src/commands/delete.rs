@@ -1,0 +1,102 @@
+//! `countersign delete`: all resources, or none.
+
+use std::path::PathBuf;
+
+use countersign_config::Kind;
+use countersign_wire::proto;
+use serde_json::json;
+
+use super::apply::{key, problem};
+use crate::appraisal::read_resources;
+use crate::context::{ContextArgs, ask};
+use crate::failure::{Failure, Outcome, Result};
+use crate::output::{DIM, Format, GOOD, NOTE, Output, paint};
+
+/// Delete resources: all of them, or none
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  countersign delete attpol ledger-peers -n payments
+  countersign delete -f policy.yaml
+  countersign delete refval ledger-2026-11 -n payments --dry-run")]
+pub(crate) struct Args {
+    /// The kind, in any of its spellings
+    #[arg(value_parser = kind, requires = "name", required_unless_present = "file")]
+    kind: Option<Kind>,
+    /// The name
+    name: Option<String>,
+    /// The namespace
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// Delete what these files name (may be repeated)
+    #[arg(short, long = "file", value_name = "PATH", conflicts_with = "kind")]
+    file: Vec<PathBuf>,
+    /// Say what would happen
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    context: ContextArgs,
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// A kind in any of its spellings.
+pub(crate) fn kind(text: &str) -> std::result::Result<Kind, String> {
+    Kind::from_name(text).ok_or_else(|| {
+        let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        format!("kinds are {}", known.join(", "))
+    })
+}
+
+/// The namespace in which a kind's resources are.
+pub(crate) fn namespace_of(kind: Kind, namespace: &str) -> String {
+    if kind == Kind::TrustDomain { String::new() } else { namespace.to_owned() }
+}
+
+pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
+    let keys = match (&args.kind, &args.name) {
+        (Some(kind), Some(name)) => vec![proto::ResourceKey {
+            kind: kind.name().to_owned(),
+            namespace: namespace_of(*kind, &args.namespace),
+            name: name.clone(),
+        }],
+        _ => read_resources(&args.file)?
+            .iter()
+            .map(|resource| {
+                let key = resource.key();
+                proto::ResourceKey {
+                    kind: key.kind.name().to_owned(),
+                    namespace: key.namespace,
+                    name: key.name,
+                }
+            })
+            .collect(),
+    };
+    let request = proto::DeleteRequest { keys, dry_run: args.dry_run };
+    let response = ask(&args.context, async |mut client| client.delete(request).await)?;
+    let problems: Vec<_> = response.problems.iter().map(problem).collect();
+    if problems.iter().any(|p| p.severity == countersign_config::problem::Severity::Error) {
+        return Err(Failure::Problems(problems, Vec::new()));
+    }
+    if args.output == Format::Json {
+        let names = |keys: &[proto::ResourceKey]| keys.iter().map(|k| key(Some(k))).collect::<Vec<_>>();
+        out.json(&json!({
+            "generation": response.generation, "dryRun": args.dry_run, "problems": problems,
+            "deleted": names(&response.deleted), "absent": names(&response.absent),
+        }));
+        return Ok(Outcome::Pass);
+    }
+    for problem in &problems {
+        out.note(crate::output::snippet(problem, None));
+    }
+    for deleted in &response.deleted {
+        out.line(format!("{} {}", paint(GOOD, "deleted"), key(Some(deleted))));
+    }
+    for absent in &response.absent {
+        out.line(format!("{} {}", paint(DIM, "not there"), key(Some(absent))));
+    }
+    if args.dry_run {
+        out.line(paint(NOTE, "dry run: nothing was changed"));
+    }
+    Ok(Outcome::Pass)
+}

@@ -1,0 +1,59 @@
+//! `countersign describe`: one resource, and what every proxy made of it.
+
+use countersign_config::Kind;
+use countersign_wire::proto;
+
+use super::delete::{kind, namespace_of};
+use super::get::{clean_document, resource, state};
+use crate::context::{ContextArgs, ask};
+use crate::failure::{Failure, Outcome, Result};
+use crate::output::{BAD, HEADING, Output, clean, paint};
+
+/// Show one resource with its status on every proxy
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  countersign describe attpol ledger-peers -n payments
+  countersign describe trustdomain prod.example")]
+pub(crate) struct Args {
+    /// The kind, in any of its spellings
+    #[arg(value_parser = kind)]
+    kind: Kind,
+    /// The name
+    name: String,
+    /// The namespace
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    #[command(flatten)]
+    context: ContextArgs,
+}
+
+pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
+    let request = proto::ListRequest {
+        kind: args.kind.name().to_owned(),
+        namespace: namespace_of(args.kind, &args.namespace),
+        name: args.name.clone(),
+    };
+    let response = ask(&args.context, async |mut client| client.list(request).await)?;
+    let Some(item) = response.items.first() else {
+        return Err(Failure::input(format!("there is no {} {}", args.kind.name(), args.name)));
+    };
+    out.line(clean_document(&resource(item)?.to_yaml()));
+    let status = item.status.clone().unwrap_or_default();
+    out.line("");
+    out.line(paint(HEADING, "Status"));
+    out.line(format!("  state       {}", state(&status)));
+    out.line(format!("  generation  {} (the mesh is at {})", status.generation, response.generation));
+    out.line(format!("  proxies     {} of {} applied it", status.applied, status.proxies));
+    if !status.rejected_here.is_empty() {
+        out.line(format!("  {}  {}", paint(BAD, "unusable"), clean(&status.rejected_here)));
+    }
+    for rejected in &status.rejected {
+        out.line(format!(
+            "  {}  {}: {}",
+            paint(BAD, "rejected"),
+            clean(&rejected.name),
+            clean(&rejected.reason)
+        ));
+    }
+    Ok(Outcome::Pass)
+}

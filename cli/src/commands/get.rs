@@ -1,0 +1,174 @@
+//! `countersign get`: resources, as a table or as documents.
+
+use countersign_config::{Kind, Resource};
+use countersign_wire::proto;
+use serde_json::{Value, json};
+
+use super::delete::{kind, namespace_of};
+use crate::context::{ContextArgs, ask};
+use crate::failure::{Failure, Outcome, Result};
+use crate::output::{DIM, Output, clean, paint};
+
+/// The form of the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    /// A line a resource.
+    #[default]
+    Table,
+    /// Documents that `apply` takes.
+    Yaml,
+    /// One JSON list.
+    Json,
+}
+
+/// Show resources
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  countersign get attestationpolicies
+  countersign get refval ledger-2026-11 -n payments -o yaml
+  countersign get wid --all-namespaces -o json
+
+Kinds may be written in full, as a plural or short: td, wid, attpol, refval, authzpol.")]
+pub(crate) struct Args {
+    /// The kind, in any of its spellings
+    #[arg(value_parser = kind)]
+    kind: Kind,
+    /// Only the one of this name
+    name: Option<String>,
+    /// The namespace; all when neither a name nor a namespace is given
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// Of every namespace
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+    #[command(flatten)]
+    context: ContextArgs,
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Form,
+}
+
+pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
+    let namespace = match (&args.namespace, &args.name) {
+        (Some(namespace), _) => namespace_of(args.kind, namespace),
+        (None, Some(_)) if !args.all_namespaces => namespace_of(args.kind, "default"),
+        (None, _) => String::new(),
+    };
+    let request = proto::ListRequest {
+        kind: args.kind.name().to_owned(),
+        namespace,
+        name: args.name.clone().unwrap_or_default(),
+    };
+    let response = ask(&args.context, async |mut client| client.list(request).await)?;
+    if let (Some(name), true) = (&args.name, response.items.is_empty()) {
+        return Err(Failure::input(format!("there is no {} {name}", args.kind.name())));
+    }
+    match args.output {
+        Form::Json => {
+            let items: Vec<Value> = response.items.iter().map(with_status).collect();
+            out.json(&json!({ "generation": response.generation, "items": items }));
+        }
+        Form::Yaml => {
+            for (i, item) in response.items.iter().enumerate() {
+                if i > 0 {
+                    out.line("---");
+                }
+                out.line(clean_document(&resource(item)?.to_yaml()));
+            }
+        }
+        Form::Table if response.items.is_empty() => out.line(paint(DIM, "none")),
+        Form::Table => {
+            let rows = response.items.iter().map(row).collect();
+            out.table(&["NAMESPACE", "NAME", "SUMMARY", "GENERATION", "PROXIES", "STATE"], rows);
+        }
+    }
+    Ok(Outcome::Pass)
+}
+
+/// A resource of an answer.
+pub(crate) fn resource(item: &proto::Item) -> Result<Resource> {
+    Resource::from_json(&item.json).map_err(|problems| {
+        let text: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        Failure::failed(format!(
+            "the control plane sent a resource that we do not understand: {}",
+            text.join("; ")
+        ))
+    })
+}
+
+/// A YAML document for the terminal: every line without what could steer it.
+pub(crate) fn clean_document(text: &str) -> String {
+    text.trim_end().lines().map(clean).collect::<Vec<_>>().join("\n")
+}
+
+fn with_status(item: &proto::Item) -> Value {
+    let mut value: Value = serde_json::from_str(&item.json).unwrap_or(Value::Null);
+    if let (Some(object), Some(status)) = (value.as_object_mut(), &item.status) {
+        let rejected: Vec<_> =
+            status.rejected.iter().map(|r| json!({ "proxy": r.name, "reason": r.reason })).collect();
+        object.insert(
+            "status".to_owned(),
+            json!({
+                "generation": status.generation, "proxies": status.proxies, "applied": status.applied,
+                "rejected": rejected, "rejectedHere": status.rejected_here,
+            }),
+        );
+    }
+    value
+}
+
+fn row(item: &proto::Item) -> Vec<String> {
+    let value: Value = serde_json::from_str(&item.json).unwrap_or(Value::Null);
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
+    let status = item.status.clone().unwrap_or_default();
+    vec![
+        text("/metadata/namespace"),
+        text("/metadata/name"),
+        summary(&value),
+        status.generation.to_string(),
+        format!("{}/{}", status.applied, status.proxies),
+        state(&status),
+    ]
+}
+
+/// Whether a resource is in force.
+pub(crate) fn state(status: &proto::ItemStatus) -> String {
+    if !status.rejected_here.is_empty() {
+        "unusable".to_owned()
+    } else if !status.rejected.is_empty() {
+        format!("rejected by {}", status.rejected.len())
+    } else if status.applied < status.proxies {
+        "on its way".to_owned()
+    } else {
+        "applied".to_owned()
+    }
+}
+
+/// The one thing that somebody who lists this kind wants to see.
+fn summary(value: &Value) -> String {
+    let spec = value.get("spec").unwrap_or(&Value::Null);
+    let text = |key: &str| spec.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
+    let count = |key: &str| spec.get(key).and_then(Value::as_array).map_or(0, Vec::len);
+    match value.get("kind").and_then(Value::as_str) {
+        Some("AttestationPolicy") => {
+            let tees: Vec<_> = spec
+                .get("anyOf")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(|alternative| alternative.as_object()?.keys().next().cloned())
+                .collect();
+            let mode = text("mode");
+            format!("{} {}", if mode.is_empty() { "Enforce" } else { &mode }, tees.join(" or "))
+        }
+        Some("ReferenceValues") => {
+            format!("tdx {}, sgx {}, sevSnp {}", count("tdx"), count("sgx"), count("sevSnp"))
+        }
+        Some("WorkloadIdentity") => text("spiffeId"),
+        Some("AuthorizationPolicy") => {
+            let action = text("action");
+            format!("{}, {} rules", if action.is_empty() { "Allow" } else { &action }, count("rules"))
+        }
+        _ => String::new(),
+    }
+}

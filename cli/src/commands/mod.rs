@@ -1,0 +1,140 @@
+//! The commands, one module each.
+
+mod apply;
+mod completions;
+mod connect;
+mod delete;
+mod demo;
+mod describe;
+mod doctor;
+mod emulate;
+mod explain;
+mod get;
+mod inspect;
+mod schema;
+mod status;
+mod validate;
+mod verify;
+mod version;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Result;
+use crate::output::Output;
+
+/// Countersign: a service mesh in which every hop proves what it runs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "countersign",
+    version,
+    propagate_version = true,
+    after_help = "Exit codes: 0 pass, 1 denied or a check failed, 2 wrong usage or bad input.\n\
+                  Start with: countersign demo"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole product on this machine, in seconds
+    Demo(demo::Args),
+    /// Apply resources: all of them, or none
+    Apply(apply::Args),
+    /// Show resources
+    Get(get::Args),
+    /// Show one resource with its status on every proxy
+    Describe(describe::Args),
+    /// Delete resources: all of them, or none
+    Delete(delete::Args),
+    /// Check resources offline: every problem with file, line and column
+    Validate(validate::Args),
+    /// Show the control plane and every proxy
+    Status(status::Args),
+    /// Say whether one workload may call another, and why
+    Explain(explain::Args),
+    /// Verify evidence or a certificate offline: a tree of checks
+    Verify(verify::Args),
+    /// Show what a certificate says, without verifying it
+    Inspect(inspect::Args),
+    /// Attested TLS to a peer: who is there, what it proved, what the policy says
+    Connect(connect::Args),
+    /// Emulated TEE platforms for tests and demonstrations
+    Emulate(emulate::Args),
+    /// Check this machine: TEE devices, limits, clock, control plane
+    Doctor(doctor::Args),
+    /// Print the JSON Schema of resources and bootstrap files
+    Schema(schema::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Print the version
+    Version(version::Args),
+    /// A workload of the demonstration
+    #[command(hide = true)]
+    DemoWorkload(demo::workload::Args),
+}
+
+/// Runs a command.
+pub(crate) fn run(cli: Cli, out: &mut Output) -> Result {
+    match cli.command {
+        Command::Demo(args) => demo::run(args, out),
+        Command::Apply(args) => apply::run(&args, out),
+        Command::Get(args) => get::run(&args, out),
+        Command::Describe(args) => describe::run(&args, out),
+        Command::Delete(args) => delete::run(&args, out),
+        Command::Validate(args) => validate::run(&args, out),
+        Command::Status(args) => status::run(&args, out),
+        Command::Explain(args) => explain::run(&args, out),
+        Command::Verify(args) => verify::run(&args, out),
+        Command::Inspect(args) => inspect::run(&args, out),
+        Command::Connect(args) => connect::run(&args, out),
+        Command::Emulate(args) => emulate::run(args, out),
+        Command::Doctor(args) => doctor::run(&args, out),
+        Command::Schema(args) => schema::run(&args, out),
+        Command::Completions(args) => completions::run(&args, out),
+        Command::Version(args) => version::run(&args, out),
+        Command::DemoWorkload(args) => demo::workload::run(&args, out),
+    }
+}
+
+/// A runtime for the commands that talk to somebody.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| crate::failure::Failure::failed(format!("cannot start the runtime: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_example_of_a_help_text_can_be_parsed() {
+        let mut examples = 0;
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let mut here = 0;
+            for line in help.lines().filter_map(|l| l.trim().strip_prefix("countersign ")) {
+                let line = line.split(['|', '>', '#']).next().unwrap();
+                let words = std::iter::once("countersign").chain(line.split_whitespace());
+                if let Err(error) = Cli::try_parse_from(words) {
+                    panic!("`countersign {line}`: {error}");
+                }
+                here += 1;
+            }
+            let hidden = command.is_hide_set() || command.get_name() == "version";
+            assert!(hidden || here > 0, "`{}` has no example", command.get_name());
+            examples += here;
+        }
+        assert!(examples > 20);
+    }
+}

@@ -1,0 +1,45 @@
+//! `countersign validate`: every problem of resources, offline.
+
+use std::path::PathBuf;
+
+use countersign_config::problem::Severity;
+use countersign_config::resource::check_set;
+use serde_json::json;
+
+use crate::appraisal::read_resources;
+use crate::failure::{Failure, Outcome, Result};
+use crate::output::{Format, GOOD, Output, paint, snippet};
+
+/// Check resources offline: every problem with file, line and column
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  countersign validate -f policy.yaml
+  countersign validate -f policies/ -f reference-values.yaml
+  countersign validate -f policy.yaml -o json")]
+pub(crate) struct Args {
+    /// A file, a directory of .yaml files, or `-` (may be repeated)
+    #[arg(short, long = "file", value_name = "PATH", required = true)]
+    file: Vec<PathBuf>,
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
+    let (count, problems) = match read_resources(&args.file) {
+        Ok(resources) => (resources.len(), check_set(&resources)),
+        Err(Failure::Problems(problems, _)) if args.output == Format::Json => (0, problems),
+        Err(failure) => return Err(failure),
+    };
+    let errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
+    match args.output {
+        Format::Json => out.json(&json!({ "valid": errors == 0, "resources": count, "problems": problems })),
+        Format::Text => {
+            problems.iter().for_each(|problem| out.note(snippet(problem, None)));
+            if errors == 0 {
+                out.line(format!("{} {count} resources", paint(GOOD, "valid")));
+            }
+        }
+    }
+    if errors == 0 { Ok(Outcome::Pass) } else { Err(Failure::Problems(Vec::new(), Vec::new())) }
+}

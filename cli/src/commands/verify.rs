@@ -1,0 +1,249 @@
+//! `countersign verify`: any evidence or certificate, offline.
+
+use std::path::PathBuf;
+
+use countersign_evidence::observe::Entry;
+use countersign_evidence::{Denial, Evidence, Finding, Reason, UnixTime};
+use countersign_ratls::peer::Presented;
+use countersign_ratls::{Bundle, SpiffeId};
+use rustls_pki_types::CertificateDer;
+use serde_json::json;
+
+use crate::appraisal::{AppraisalArgs, Appraiser, Judged, facts, refusal};
+use crate::failure::{Failure, Outcome, Result};
+use crate::input;
+use crate::output::{BAD, DIM, Format, GOOD, HEADING, NOTE, Output, clean, paint};
+use crate::tree::{group, holds, lines, pass};
+
+/// Verify evidence or a certificate offline: a tree of checks
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  countersign verify quote.bin --collateral ./collateral --at 2026-11-21T08:00:00Z
+  countersign verify report.bin --collateral ./collateral --policy policy.yaml -o json
+  countersign verify peer.pem --bundle bundle.json --policy policy.yaml --collateral ./collateral
+  countersign emulate evidence ./vendor --tdx -o - | countersign verify - --collateral ./vendor/collateral
+
+FILE is a TDX or SGX quote, an SEV-SNP report, a tsm-report, a CMW, or an X.509
+certificate with evidence; as bytes, hexadecimal, base64 or PEM. Without --policy
+the rules are: a vendor's root, TCB up to date, no debug; measurements are then not
+compared with anything. Exit code 0 only when every check holds.")]
+pub(crate) struct Args {
+    /// The evidence or certificate; `-` for standard input
+    file: PathBuf,
+    #[command(flatten)]
+    appraisal: AppraisalArgs,
+    /// Verify as of this time, RFC 3339 or Unix seconds; now when not given
+    #[arg(long, value_name = "TIME", value_parser = input::time)]
+    at: Option<UnixTime>,
+    /// The 64 bytes that the evidence must carry
+    #[arg(long, value_name = "HEX", value_parser = input::report_data)]
+    report_data: Option<[u8; 64]>,
+    /// The trust bundle (JWK Set or PEM) that a certificate's path must end in
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// What was verified, and what came of it.
+struct Report {
+    what: String,
+    judged: Judged,
+    notes: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
+    let now = args.at.unwrap_or_else(input::now);
+    let bytes = input::read(&args.file)?;
+    let appraiser = Appraiser::load(&args.appraisal, now)?;
+    let mut report = if input::looks_like_certificate(&bytes) {
+        let chain = input::certificates(&bytes).map_err(Failure::input)?;
+        let bundle = args.bundle.as_ref().map(|path| input::read(path)).transpose()?;
+        certificate(&chain, bundle.as_deref(), &appraiser, now)
+    } else {
+        bare(&bytes, &appraiser, now)
+    };
+    if let Some(expected) = &args.report_data {
+        check_report_data(&mut report, expected, &bytes);
+    }
+    notes(&mut report, &appraiser);
+    let passed = report.judged.denial.is_none() && holds(&report.judged.entries);
+    match args.output {
+        Format::Json => out.json(&json!({
+            "passed": passed,
+            "file": args.file,
+            "what": report.what,
+            "at": input::rfc3339(now.as_secs()),
+            "emulated": report.judged.claims.as_ref().map(|c| c.emulated),
+            "checks": report.judged.entries,
+            "denial": report.judged.denial,
+            "claims": report.judged.claims,
+            "verdicts": report.judged.verdicts,
+            "notes": report.notes,
+        })),
+        Format::Text => text(&report, passed, now, out),
+    }
+    Ok(Outcome::pass_if(passed))
+}
+
+/// Evidence without a certificate.
+fn bare(bytes: &[u8], appraiser: &Appraiser, now: UnixTime) -> Report {
+    match parse(bytes) {
+        Ok((evidence, form)) => {
+            let what = format!("{}{form}", kind(&evidence));
+            let mut notes = vec!["the age of the evidence is not known: taken as fresh".to_owned()];
+            notes.push("its report data binds no certificate: compare it with --report-data".to_owned());
+            Report { what, judged: appraiser.judge(&evidence, 0, now), notes }
+        }
+        Err(finding) => Report {
+            what: "not evidence that is understood".to_owned(),
+            judged: Judged::denied("form", finding),
+            notes: Vec::new(),
+        },
+    }
+}
+
+/// Evidence by its content: as it is, or as the CPU entry of a CMW.
+fn parse(bytes: &[u8]) -> std::result::Result<(Evidence<'static>, &'static str), Finding> {
+    let finding = match Evidence::sniff(bytes) {
+        Ok(evidence) => return Ok((evidence, "")),
+        Err(finding) => finding,
+    };
+    let Ok(conveyed) = crate::cmw::evidence_of(bytes) else { return Err(finding) };
+    let owned: &[u8] = &conveyed.1;
+    Evidence::parse(&conveyed.0, owned)
+        .and_then(|_| Evidence::sniff(owned))
+        .map(|evidence| (evidence, " in a CMW"))
+}
+
+/// A certificate: its profile, its path, its evidence.
+fn certificate(
+    chain: &[CertificateDer<'static>],
+    bundle: Option<&[u8]>,
+    appraiser: &Appraiser,
+    now: UnixTime,
+) -> Report {
+    let what = format!("X.509 certificate{}", if chain.len() > 1 { " chain" } else { "" });
+    let presented = match Presented::parse(chain) {
+        Ok(presented) => presented,
+        Err(finding) => {
+            return Report { what, judged: Judged::denied("certificate", finding), notes: Vec::new() };
+        }
+    };
+    let mut notes = Vec::new();
+    let mut identity = vec![match &presented.id {
+        Some(id) => pass("X.509-SVID profile", format!("{id}")),
+        None => pass("certificate", "without a SPIFFE ID (bootstrap or foreign)"),
+    }];
+    if presented.evidence.is_some() {
+        identity
+            .push(pass("key binding", "the report data binds the certificate's key, all 64 bytes compared"));
+    }
+    let (from, until) = (presented.not_before, presented.not_after);
+    let window = format!("{} to {}", input::rfc3339(from), input::rfc3339(until));
+    let mut denial: Option<Denial> = None;
+    if (from..=until).contains(&now.as_secs()) {
+        identity.push(pass("validity", window));
+    } else {
+        let finding = Finding::new(Reason::SvidExpired, "validity", window, input::rfc3339(now.as_secs()));
+        identity.push(refusal("validity", &finding));
+        denial = Some(finding.into());
+    }
+    match (bundle, &presented.id) {
+        (None, _) => notes.push("the path to a trust domain was not checked: no --bundle".to_owned()),
+        (Some(_), None) => notes.push("a certificate without a SPIFFE ID has no path to a bundle".to_owned()),
+        (Some(bundle), Some(id)) => match path(&presented, id, bundle, now) {
+            Ok(entry) => identity.push(entry),
+            Err(finding) => {
+                identity.push(refusal("path", &finding));
+                denial = denial.or(Some(finding.into()));
+            }
+        },
+    }
+    let mut judged = appraiser.judge_presented(&presented, now);
+    let what = match &presented.evidence {
+        Some(conveyed) => format!("{what} with {:?} evidence", conveyed.form),
+        None => what,
+    };
+    judged.entries.insert(0, group("identity", identity));
+    judged.denial = denial.or(judged.denial);
+    Report { what, judged, notes }
+}
+
+/// The path of an SVID to the bundle of its trust domain.
+pub(crate) fn path(
+    presented: &Presented,
+    id: &SpiffeId,
+    bundle: &[u8],
+    now: UnixTime,
+) -> std::result::Result<Entry, Finding> {
+    let bundle = Bundle::parse(id.trust_domain(), bundle)?;
+    let until = bundle.validate(presented, now)?;
+    Ok(pass("path", format!("to the bundle of {}, until {}", bundle.trust_domain, input::rfc3339(until))))
+}
+
+fn kind(evidence: &Evidence<'_>) -> String {
+    match evidence {
+        Evidence::Intel(quote) => format!("Intel {} quote", quote.tee().name().to_uppercase()),
+        Evidence::Amd(_) => "AMD SEV-SNP report".to_owned(),
+    }
+}
+
+fn check_report_data(report: &mut Report, expected: &[u8; 64], bytes: &[u8]) {
+    let presented = match (&report.judged.claims, parse(bytes)) {
+        (Some(claims), _) => claims.report_data,
+        (None, Ok((evidence, _))) => *evidence.report_data(),
+        (None, Err(_)) => return,
+    };
+    if presented == *expected {
+        report.judged.entries.push(pass("report data", "all 64 bytes as expected"));
+        return;
+    }
+    let finding =
+        Finding::new(Reason::BindingMismatch, "report data", hex::encode(expected), hex::encode(presented));
+    report.judged.entries.push(refusal("report data", &finding));
+    if report.judged.denial.is_none() {
+        report.judged.denial = Some(finding.into());
+    }
+}
+
+fn notes(report: &mut Report, appraiser: &Appraiser) {
+    if appraiser.built_in {
+        report.notes.push(
+            "no policy: signatures, chain, TCB and debug by strict rules; measurements are not compared"
+                .to_owned(),
+        );
+    }
+    report.notes.extend(appraiser.refused_notes());
+}
+
+fn text(report: &Report, passed: bool, now: UnixTime, out: &mut Output) {
+    let claims = report.judged.claims.as_deref();
+    let emulated = match claims {
+        Some(claims) if claims.emulated => format!("  {}", paint(NOTE, "EMULATED")),
+        _ => String::new(),
+    };
+    let when = paint(DIM, &format!("as of {}", input::rfc3339(now.as_secs())));
+    out.line(format!("{}{emulated}  {when}", paint(HEADING, &report.what)));
+    for line in lines(&report.judged.entries) {
+        out.line(line);
+    }
+    if let Some(claims) = claims {
+        out.line("");
+        for (name, value) in facts(claims) {
+            out.line(format!("  {:<12} {}", name, clean(&value)));
+        }
+    }
+    out.line("");
+    for note in &report.notes {
+        out.line(format!("{} {}", paint(NOTE, "note:"), clean(note)));
+    }
+    match &report.judged.denial {
+        None if passed => out.line(paint(GOOD, "PASS")),
+        None => out.line(paint(BAD, "FAIL")),
+        Some(denial) => {
+            out.line(format!("{}  {}", paint(BAD, "FAIL"), clean(&denial.to_string())));
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! How a command ends: passed, denied, or not at all.
+
+use std::fmt;
+
+use countersign_config::Problem;
+
+/// What a command that ran to its end found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Outcome {
+    /// Everything holds.
+    Pass = 0,
+    /// A denial, or a check that failed. It has been shown already.
+    Denied = 1,
+}
+
+impl Outcome {
+    /// Pass, if it is true.
+    pub(crate) const fn pass_if(passed: bool) -> Self {
+        if passed { Self::Pass } else { Self::Denied }
+    }
+}
+
+/// Why a command could not run to its end.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The operator's input is wrong: exit code 2.
+    Input(anyhow::Error),
+    /// The world is: exit code 1.
+    Failed(anyhow::Error),
+    /// Documents with problems, and the text of each file for the snippets: exit code 2.
+    Problems(Vec<Problem>, Vec<(String, String)>),
+}
+
+/// What commands return.
+pub(crate) type Result<T = Outcome> = std::result::Result<T, Failure>;
+
+impl Failure {
+    /// The operator's input is wrong.
+    pub(crate) fn input(what: impl fmt::Display) -> Self {
+        Self::Input(anyhow::anyhow!("{what}"))
+    }
+
+    /// The world is.
+    pub(crate) fn failed(what: impl fmt::Display) -> Self {
+        Self::Failed(anyhow::anyhow!("{what}"))
+    }
+
+    /// The exit code.
+    pub(crate) const fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Input(_) | Self::Problems(..) => 2,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Input(error) | Self::Failed(error) => write!(f, "{error:#}"),
+            Self::Problems(problems, _) => write!(f, "{} problems", problems.len()),
+        }
+    }
+}

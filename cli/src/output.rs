@@ -1,0 +1,227 @@
+//! The only place that prints.
+//!
+//! Colour is written always and taken out again by `anstream` when the stream is
+//! no terminal, `NO_COLOR` is set or the terminal has none. Text that came from
+//! files and peers goes through [`clean`] (or [`paint`], which calls it), so that
+//! it cannot steer the terminal.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal as _, Write};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{ContentArrangement, Table, presets};
+use countersign_config::problem::Severity;
+
+use crate::failure::Failure;
+
+/// Headings.
+pub(crate) const HEADING: Style = Style::new().bold();
+/// What passed.
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+/// What did not.
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+/// What somebody should know.
+pub(crate) const NOTE: Style = AnsiColor::Yellow.on_default();
+/// What can be skipped.
+pub(crate) const DIM: Style = Style::new().dimmed();
+/// Names.
+pub(crate) const NAME: Style = AnsiColor::Cyan.on_default();
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Standard output and standard error.
+#[derive(Debug)]
+pub(crate) struct Output {
+    width: u16,
+}
+
+impl Output {
+    /// For this process.
+    pub(crate) fn new() -> Self {
+        let terminal = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col);
+        Self { width: terminal.filter(|width| *width >= 40).unwrap_or(100) }
+    }
+
+    /// A line of the answer.
+    #[allow(clippy::unused_self, reason = "whoever prints must have been given the output")]
+    pub(crate) fn line(&mut self, text: impl AsRef<str>) {
+        let mut out = anstream::stdout().lock();
+        // A reader that went away (`| head`) is no error of ours.
+        let _ = writeln!(out, "{}", text.as_ref());
+    }
+
+    /// Bytes as they are.
+    #[allow(clippy::unused_self, reason = "whoever prints must have been given the output")]
+    pub(crate) fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes)?;
+        out.flush()
+    }
+
+    /// Whether standard output is a terminal.
+    #[allow(clippy::unused_self, reason = "whoever prints must have been given the output")]
+    pub(crate) fn to_terminal(&self) -> bool {
+        io::stdout().is_terminal()
+    }
+
+    /// A JSON document.
+    pub(crate) fn json(&mut self, value: &serde_json::Value) {
+        self.line(format!("{value:#}"));
+    }
+
+    /// A JSON document on one line.
+    pub(crate) fn json_line(&mut self, value: &serde_json::Value) {
+        self.line(value.to_string());
+    }
+
+    /// A line on standard error.
+    #[allow(clippy::unused_self, reason = "whoever prints must have been given the output")]
+    pub(crate) fn note(&mut self, text: impl AsRef<str>) {
+        let mut err = anstream::stderr().lock();
+        let _ = writeln!(err, "{}", text.as_ref());
+    }
+
+    /// Why the command could not run to its end.
+    pub(crate) fn failure(&mut self, failure: &Failure) {
+        match failure {
+            Failure::Problems(problems, sources) => {
+                for problem in problems {
+                    let text = sources.iter().find(|(name, _)| *name == problem.file).map(|(_, text)| text);
+                    self.note(snippet(problem, text.map(String::as_str)));
+                }
+            }
+            other => self.note(format!("{} {}", paint(BAD, "error:"), clean(&other.to_string()))),
+        }
+    }
+
+    /// A table that fits the terminal.
+    pub(crate) fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>) {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(self.width);
+        table.set_header(header.iter().copied());
+        for row in rows {
+            table.add_row(row.iter().map(|cell| clean(cell).into_owned()));
+        }
+        for line in table.to_string().lines() {
+            self.line(line.trim_end());
+        }
+    }
+}
+
+/// Text in a style, with everything that could steer a terminal made visible.
+pub(crate) fn paint(style: Style, text: &str) -> String {
+    format!("{style}{}{style:#}", clean(text))
+}
+
+/// Text with everything that could steer a terminal made visible: control
+/// characters, and the Unicode characters that change the direction of text.
+pub(crate) fn clean(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if text.chars().any(steers) {
+        Cow::Owned(text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// A problem of a document, with the line it is in and a caret below the column.
+pub(crate) fn snippet(problem: &countersign_config::Problem, text: Option<&str>) -> String {
+    let (style, word) = match problem.severity {
+        Severity::Error => (BAD, "error"),
+        Severity::Warning => (NOTE, "warning"),
+    };
+    let place = if problem.line == 0 {
+        clean(&problem.file).into_owned()
+    } else {
+        format!("{}:{}:{}", clean(&problem.file), problem.line, problem.column)
+    };
+    let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
+    let mut out = format!(
+        "{HEADING}{place}{HEADING:#}: {}: {}{}",
+        paint(style, word),
+        clean(&path),
+        clean(&problem.message)
+    );
+    let line = usize::try_from(problem.line).ok().and_then(|n| n.checked_sub(1));
+    if let Some(source) = line.and_then(|n| text?.lines().nth(n)) {
+        let number = problem.line.to_string();
+        let margin = " ".repeat(number.len());
+        let column =
+            usize::try_from(problem.column).unwrap_or(1).saturating_sub(1).min(source.chars().count());
+        let before: String =
+            source.chars().take(column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        let shown: String =
+            source.chars().take(200).map(|c| if c == '\t' || !c.is_control() { c } else { ' ' }).collect();
+        out.push_str(&format!("\n {DIM}{number} |{DIM:#} {shown}"));
+        if column < 200 {
+            out.push_str(&format!("\n {DIM}{margin} |{DIM:#} {before}{}", paint(style, "^")));
+        }
+    }
+    if let Some(hint) = &problem.hint {
+        out.push_str(&format!("\n {DIM}hint:{DIM:#} {}", clean(hint)));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(text: &str) -> String {
+        anstream::adapter::strip_str(text).to_string()
+    }
+
+    #[test]
+    fn text_of_others_cannot_steer_the_terminal() {
+        assert_eq!(clean("a\u{1b}[2Jb\rc"), "a\u{fffd}[2Jb\u{fffd}c");
+        assert_eq!(clean("spiffe://a/\u{202e}b"), "spiffe://a/\u{fffd}b");
+        assert!(matches!(clean("→ ünïcode"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn a_snippet_points_at_the_column() {
+        let problem = countersign_config::Problem {
+            severity: Severity::Error,
+            file: "p.yaml".into(),
+            line: 2,
+            column: 3,
+            path: "spec.mod".into(),
+            message: "unknown field".into(),
+            hint: Some("did you mean mode?".into()),
+        };
+        assert_eq!(
+            plain(&snippet(&problem, Some("spec:\n  mod: x\n"))),
+            "p.yaml:2:3: error: spec.mod: unknown field\n 2 |   mod: x\n   |   ^\n hint: did you mean mode?"
+        );
+        assert_eq!(
+            plain(&snippet(&problem, None)),
+            "p.yaml:2:3: error: spec.mod: unknown field\n hint: did you mean mode?"
+        );
+    }
+
+    #[test]
+    fn a_snippet_survives_a_column_that_is_not_there() {
+        let problem = countersign_config::Problem {
+            severity: Severity::Warning,
+            file: "p".into(),
+            line: 1,
+            column: 1_000_000,
+            path: String::new(),
+            message: "m".into(),
+            hint: None,
+        };
+        assert!(plain(&snippet(&problem, Some("ä"))).ends_with("^"));
+    }
+}

@@ -1,0 +1,223 @@
+//! The built binary on real inputs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn countersign(dir: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_countersign"))
+        .args(arguments)
+        .current_dir(dir)
+        .env_remove("COUNTERSIGN_CONTEXT")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", out(output), err(output)))
+}
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_says_so_on_standard_error() {
+    let dir = temporary();
+    for arguments in [
+        &["verify", "missing.bin"] as &[&str],
+        &["no-such-command"],
+        &["status"],
+        &["get", "no-such-kind"],
+        &["verify", "missing.bin", "--at", "yesterday"],
+        &["inspect", "."],
+        &["schema", "NoSuchKind"],
+    ] {
+        let output = countersign(dir.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", err(&output));
+        assert!(!err(&output).is_empty() && out(&output).is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn every_command_has_help_and_completions_name_it() {
+    let dir = temporary();
+    let script = out(&countersign(dir.path(), &["completions", "bash"]));
+    for command in [
+        "demo",
+        "apply",
+        "get",
+        "describe",
+        "delete",
+        "validate",
+        "status",
+        "explain",
+        "verify",
+        "inspect",
+        "connect",
+        "emulate",
+        "doctor",
+        "schema",
+        "completions",
+        "version",
+    ] {
+        let output = countersign(dir.path(), &[command, "--help"]);
+        assert!(output.status.success() && out(&output).contains("Usage:"), "{command}");
+        assert!(script.contains(command), "{command}");
+    }
+}
+
+#[test]
+fn text_that_is_not_for_a_terminal_has_no_colour() {
+    let dir = temporary();
+    let output = countersign(dir.path(), &["doctor"]);
+    assert!(!out(&output).contains('\u{1b}'));
+}
+
+#[test]
+fn emulated_evidence_passes_only_when_its_root_is_named() {
+    let dir = temporary();
+    let vendor = json(&countersign(dir.path(), &["emulate", "init", "vendor", "-o", "json"]));
+    for (tee, root) in [("--tdx", "intel"), ("--sgx", "intel"), ("--sev-snp", "amd")] {
+        let made = countersign(dir.path(), &["emulate", "evidence", "vendor", tee, "-o", "evidence.bin"]);
+        assert!(made.status.success(), "{}", err(&made));
+        let verify = ["verify", "evidence.bin", "--collateral", "vendor/collateral", "-o", "json"];
+        let refused = countersign(dir.path(), &verify);
+        assert_eq!(refused.status.code(), Some(1), "{tee}");
+        assert_eq!(json(&refused)["passed"], false);
+        let root = vendor["roots"][root].as_str().expect("a root");
+        let passed = countersign(dir.path(), &[&verify[..], &["--emulated-root", root]].concat());
+        assert_eq!(passed.status.code(), Some(0), "{tee}: {}", out(&passed));
+        let passed = json(&passed);
+        assert_eq!((&passed["passed"], &passed["emulated"]), (&Value::Bool(true), &Value::Bool(true)));
+    }
+}
+
+#[test]
+fn a_changed_byte_a_wrong_time_and_wrong_report_data_fail() {
+    let dir = temporary();
+    let vendor = json(&countersign(dir.path(), &["emulate", "init", "vendor", "-o", "json"]));
+    let root = vendor["roots"]["intel"].as_str().expect("a root").to_owned();
+    let made = countersign(dir.path(), &["emulate", "evidence", "vendor", "--tdx", "-o", "good.bin"]);
+    assert!(made.status.success(), "{}", err(&made));
+    let verify = |file: &str, more: &[&str]| {
+        let base =
+            ["verify", file, "--collateral", "vendor/collateral", "--emulated-root", &root, "-o", "json"];
+        let output = countersign(dir.path(), &[&base[..], more].concat());
+        (output.status.code(), json(&output)["denial"]["reason"].clone())
+    };
+    assert_eq!(verify("good.bin", &["--report-data", &"00".repeat(64)]), (Some(0), Value::Null));
+    let other = verify("good.bin", &["--report-data", &"01".repeat(64)]);
+    assert_eq!(other, (Some(1), Value::from("binding-mismatch")));
+    assert_eq!(verify("good.bin", &["--at", "2100-01-01T00:00:00Z"]).0, Some(1));
+
+    let mut bytes = std::fs::read(dir.path().join("good.bin")).expect("evidence");
+    let middle = bytes.len() / 8;
+    bytes[middle] ^= 1;
+    std::fs::write(dir.path().join("bad.bin"), &bytes).expect("written");
+    assert_eq!(verify("bad.bin", &[]).0, Some(1));
+    std::fs::write(dir.path().join("cut.bin"), &bytes[..100]).expect("written");
+    assert_eq!(verify("cut.bin", &[]).0, Some(1));
+    std::fs::write(dir.path().join("empty.bin"), []).expect("written");
+    assert_eq!(verify("empty.bin", &[]).0, Some(1));
+}
+
+#[test]
+fn a_policy_decides_about_measurements() {
+    let dir = temporary();
+    let vendor = json(&countersign(dir.path(), &["emulate", "init", "vendor", "-o", "json"]));
+    let root = vendor["roots"]["intel"].as_str().expect("a root");
+    countersign(dir.path(), &["emulate", "evidence", "vendor", "--tdx", "-o", "quote.bin"]);
+    for (mr_td, expected) in [("d0", 0), ("11", 1)] {
+        let text = format!(
+            "apiVersion: countersign.dev/v1alpha1\nkind: AttestationPolicy\nmetadata: {{ name: p, namespace: n }}\n\
+             spec:\n  anyOf:\n    - tdx:\n        emulatedRoots: [\"{root}\"]\n        \
+             measurements: {{ fromReferenceValues: r }}\n---\n\
+             apiVersion: countersign.dev/v1alpha1\nkind: ReferenceValues\nmetadata: {{ name: r, namespace: n }}\n\
+             spec:\n  tdx:\n    - name: v1\n      mrTd: \"{}\"\n",
+            mr_td.repeat(48)
+        );
+        std::fs::write(dir.path().join("policy.yaml"), text).expect("written");
+        let arguments =
+            ["verify", "quote.bin", "--collateral", "vendor/collateral", "--policy", "policy.yaml"];
+        let output = countersign(dir.path(), &arguments);
+        assert_eq!(output.status.code(), Some(expected), "{}{}", out(&output), err(&output));
+        assert_eq!(out(&output).contains("measurement-mismatch"), expected == 1);
+    }
+}
+
+#[test]
+fn validate_points_at_every_problem() {
+    let dir = temporary();
+    let text = "apiVersion: countersign.dev/v1alpha1\nkind: AttestationPolicy\nmetadata: { name: p }\n\
+                spec:\n  mod: Enforce\n  anyOf: []\n";
+    std::fs::write(dir.path().join("bad.yaml"), text).expect("written");
+    let output = countersign(dir.path(), &["validate", "-f", "bad.yaml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("bad.yaml:5:3: error:"), "{}", err(&output));
+    assert!(err(&output).contains("5 |   mod: Enforce"), "{}", err(&output));
+    let output = countersign(dir.path(), &["validate", "-f", "bad.yaml", "-o", "json"]);
+    assert!(json(&output)["problems"].as_array().is_some_and(|problems| problems.len() >= 2));
+}
+
+#[test]
+fn every_schema_is_json() {
+    let dir = temporary();
+    let kinds = out(&countersign(dir.path(), &["schema"]));
+    assert!(kinds.lines().count() >= 7);
+    for kind in kinds.lines() {
+        json(&countersign(dir.path(), &["schema", kind]));
+    }
+}
+
+/// The evidence corpus, when there is one.
+fn corpus() -> Option<PathBuf> {
+    let named = std::env::var_os("COUNTERSIGN_CORPUS").map(PathBuf::from);
+    let near = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/evidence");
+    named.into_iter().chain([near]).find(|dir| dir.join("manifest.toml").is_file())
+}
+
+#[test]
+fn published_interoperable_certificates_are_inspected() {
+    let Some(corpus) = corpus() else {
+        println!("skipped: no evidence corpus");
+        return;
+    };
+    for name in ["ratls-gramine-interop.pem", "ratls-ratstls-interop.pem"] {
+        let output = countersign(&corpus, &["inspect", &format!("ra-tls/{name}"), "-o", "json"]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}{}", out(&output), err(&output));
+        let document = json(&output);
+        assert_eq!(document["verified"], false);
+        assert_eq!(document["evidence"]["form"], "ccc", "{name}");
+        assert_eq!(document["evidence"]["claims"]["tee"], "sgx", "{name}");
+    }
+}
+
+#[test]
+fn no_file_of_the_corpus_makes_verify_or_inspect_panic() {
+    let Some(corpus) = corpus() else {
+        println!("skipped: no evidence corpus");
+        return;
+    };
+    for folder in ["dcap/quotes", "dcap/negative", "snp/reports", "snp/negative", "ra-tls", "cmw", "tpm"] {
+        let Ok(files) = std::fs::read_dir(corpus.join(folder)) else { continue };
+        for file in files.filter_map(Result::ok).filter(|file| file.path().is_file()) {
+            let name = file.path().display().to_string();
+            for command in ["verify", "inspect"] {
+                let output = countersign(&corpus, &[command, &name]);
+                assert!(matches!(output.status.code(), Some(0..=2)), "{command} {name}: {}", err(&output));
+                assert!(!err(&output).contains("panicked"), "{command} {name}: {}", err(&output));
+            }
+        }
+    }
+}
