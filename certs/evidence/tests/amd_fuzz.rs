@@ -1,5 +1,5 @@
 //! Whatever the bytes are: a finding or claims, never a panic, never a pass.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
 use countersign_evidence::amd::{CertificateKind, encode_table};
 use countersign_evidence::evidence::{TsmReport, media_type};
