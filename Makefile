@@ -4,7 +4,7 @@ CARGO ?= cargo
 # The version of cargo-deny that lint expects; installed from source when it is not there.
 CARGO_DENY_VERSION := 0.20.2
 
-.PHONY: demo test lint bench fuzz-smoke build packages schemas help
+.PHONY: demo test lint bench gate fuzz-smoke build packages schemas help
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -30,12 +30,16 @@ lint: packages ## Formatting, clippy, licences and sources of dependencies
 	@$(CARGO) deny --version 2>/dev/null | grep -qF '$(CARGO_DENY_VERSION)' || $(CARGO) install cargo-deny --version $(CARGO_DENY_VERSION) --locked
 	$(CARGO) deny --log-level error check --hide-inclusion-graph bans licenses sources
 
-bench: packages ## Benchmarks: instruction counts (gated), then wall-clock ratios (reported)
+bench: packages ## Benchmarks: instruction counts (gated), then CPU time ratios (reported)
 	$(CARGO) build --profile bench -p countersign-benches --bins
 	@scripts/bench
+
+gate: packages ## Only the instruction counts, against benches/limits.txt
+	$(CARGO) build --profile bench -p countersign-benches --bins
+	@scripts/bench counts
 
 fuzz-smoke: ## Each fuzz target for a few seconds, on the stable compiler
 	@scripts/fuzz-smoke $(FUZZ_SECONDS)
 
 schemas: ## Write config/schema from the Rust types
-	$(CARGO) run -q -p countersign -- schema --write config/schema
+	COUNTERSIGN_WRITE_SCHEMAS=1 $(CARGO) test -q -p countersign-config --test files
