@@ -1,4 +1,10 @@
 //! The delta protocol: both ends against each other, and against liars.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, which clippy sees as product code"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

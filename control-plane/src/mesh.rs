@@ -1,0 +1,216 @@
+//! The Mesh service: one session for each proxy, driven by what arrives from it,
+//! by new cuts, and by time.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_evidence::{Denial, Finding, Reason};
+use countersign_wire::proto::mesh_server::Mesh;
+use countersign_wire::server::{Heard, Peer, ProtocolError, Session};
+use countersign_wire::{proto, refusal};
+use futures_util::Stream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::caller::{Caller, Class};
+use crate::clock::Clock;
+use crate::cut::Cut;
+use crate::metrics::Metrics;
+use crate::status::{Name, Proxies};
+
+/// A proxy must say Hello within this time.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// What all sessions share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) cuts: watch::Receiver<Arc<Cut>>,
+    pub(crate) tick: watch::Receiver<u64>,
+    pub(crate) proxies: Arc<Proxies>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clock: Clock,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// The Mesh service.
+#[derive(Clone, Debug)]
+pub(crate) struct MeshService(pub(crate) Arc<Shared>);
+
+#[tonic::async_trait]
+impl Mesh for MeshService {
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<proto::ControlMessage, Status>> + Send>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<proto::ProxyMessage>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let caller = Caller::of(&request, &[Class::Workload])?;
+        let driver = Driver {
+            session: Session::new(),
+            caller,
+            inbound: request.into_inner(),
+            cuts: self.0.cuts.clone(),
+            tick: self.0.tick.clone(),
+            entry: None,
+            shared: Arc::clone(&self.0),
+        };
+        let stream = futures_util::stream::unfold(Some(driver), |driver| async {
+            let mut driver = driver?;
+            match driver.next().await {
+                Ok(Some(message)) => Some((Ok(message), Some(driver))),
+                Ok(None) => None,
+                // The status is the last thing that the proxy hears.
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+/// One stream. Lives as long as the connection reads it.
+struct Driver {
+    session: Session,
+    caller: Caller,
+    inbound: Streaming<proto::ProxyMessage>,
+    cuts: watch::Receiver<Arc<Cut>>,
+    tick: watch::Receiver<u64>,
+    entry: Option<(Name, u64)>,
+    shared: Arc<Shared>,
+}
+
+impl Driver {
+    /// The next message to the proxy; `None` when it is gone.
+    async fn next(&mut self) -> Result<Option<proto::ControlMessage>, Status> {
+        if self.entry.is_none() {
+            let hello = tokio::time::timeout(HELLO_WITHIN, self.inbound.message())
+                .await
+                .map_err(|_| refusal::with_reason(Reason::Timeout, "no Hello within 10 s"))??;
+            let Some(hello) = hello else { return Ok(None) };
+            self.heard(hello)?;
+            self.offer();
+        }
+        loop {
+            if let Some(message) = self.session.poll() {
+                self.report();
+                return Ok(Some(message));
+            }
+            self.report();
+            let shutdown = self.shared.shutdown.clone();
+            tokio::select! {
+                () = shutdown.cancelled() => {
+                    return Err(refusal::with_reason(Reason::Draining, "the control plane shuts down"));
+                }
+                message = self.inbound.message() => match message? {
+                    Some(message) => self.heard(message)?,
+                    None => return Ok(None),
+                },
+                changed = self.cuts.changed() => {
+                    if changed.is_err() {
+                        return Ok(None);
+                    }
+                    self.judge_again()?;
+                    self.offer();
+                }
+                changed = self.tick.changed() => {
+                    if changed.is_err() {
+                        return Ok(None);
+                    }
+                    if self.caller.admission().valid_until < self.shared.clock.seconds() {
+                        self.judge_again()?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn heard(&mut self, message: proto::ProxyMessage) -> Result<(), Status> {
+        let heard = self.session.feed(message).map_err(|e| self.broken(&e))?;
+        match heard {
+            Heard::Hello(peer) => self.hello(peer)?,
+            Heard::Acked(generation) => {
+                let rejected = self.session.status().rejected.len();
+                tracing::info!(proxy = self.proxy(), generation, rejected, "acknowledged");
+                for (entry, (_, reason)) in &self.session.status().rejected {
+                    tracing::warn!(proxy = self.proxy(), entry, reason, "rejected by the proxy");
+                }
+            }
+            Heard::InUse(generation) => {
+                let cut = Arc::clone(&self.cuts.borrow());
+                if cut.snapshot.generation() == generation {
+                    self.shared.metrics.converged(cut.at.elapsed().as_secs_f64());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Who speaks for a workload must be that workload.
+    fn hello(&mut self, peer: Peer) -> Result<(), Status> {
+        let own = self.caller.id().map_or("", |id| id.as_str());
+        let view = Arc::clone(&self.cuts.borrow().view);
+        let named = view.workload(&peer.workload).map_or("no WorkloadIdentity", |id| id.as_str());
+        if named != own {
+            let field = format!("hello.workload {}", peer.workload);
+            return Err(refuse(Finding::new(Reason::IdentityMismatch, field, own, named).into()));
+        }
+        let admission = Arc::clone(self.caller.admission());
+        let (address, now) = (self.caller.address(), self.shared.clock.seconds());
+        tracing::info!(
+            proxy = peer.proxy, id = own, workload = peer.workload, generation = peer.generation,
+            software = peer.software, %address, "proxy connected"
+        );
+        self.entry = self.shared.proxies.connected(peer, admission, address, now);
+        if self.entry.is_none() {
+            return Err(refusal::with_reason(Reason::Overloaded, "too many proxies are known"));
+        }
+        Ok(())
+    }
+
+    /// The policy may have changed, or time passed: is the proxy still who it was?
+    fn judge_again(&self) -> Result<(), Status> {
+        let view = Arc::clone(&self.cuts.borrow().view);
+        let presented = self.caller.admission().presented.clone();
+        view.judge_workload(presented, self.shared.clock.now()).map(|_| ()).map_err(|denial| {
+            tracing::warn!(proxy = self.proxy(), %denial, "the proxy is no longer admitted");
+            refuse(denial)
+        })
+    }
+
+    fn offer(&mut self) {
+        let snapshot = Arc::clone(&self.cuts.borrow_and_update().snapshot);
+        self.session.offer(snapshot);
+    }
+
+    fn report(&self) {
+        if let Some((name, connection)) = &self.entry {
+            let now = self.shared.clock.seconds();
+            self.shared.proxies.heard(name, *connection, self.session.status(), now);
+        }
+    }
+
+    fn proxy(&self) -> &str {
+        self.session.peer().map_or("", |peer| peer.proxy.as_str())
+    }
+
+    fn broken(&self, error: &ProtocolError) -> Status {
+        tracing::warn!(proxy = self.proxy(), address = %self.caller.address(), %error, "protocol error");
+        refusal::with_reason(Reason::BadRequest, error.to_string())
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some((name, connection)) = &self.entry {
+            let now = self.shared.clock.seconds();
+            self.shared.proxies.gone(name, *connection, now);
+            tracing::info!(proxy = self.proxy(), "proxy disconnected");
+        }
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "callers have no other use for it")]
+fn refuse(denial: Denial) -> Status {
+    refusal::status(&denial)
+}

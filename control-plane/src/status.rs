@@ -1,0 +1,205 @@
+//! What is known about each proxy.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use countersign_ratls::Admission;
+use countersign_wire::server::{Peer, Status};
+use countersign_wire::{Version, proto};
+
+use crate::cut::Cut;
+use crate::metrics::Metrics;
+
+/// The most proxies that are remembered, connected or not.
+const MAX_PROXIES: usize = 10_000;
+/// How long a proxy that is gone stays in the list, seconds.
+const FORGET_AFTER: u64 = 86_400;
+
+/// Who a proxy is: its SPIFFE ID and its name.
+pub(crate) type Name = (String, String);
+
+/// One proxy.
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// The connection that speaks for it; an older one is ignored.
+    connection: u64,
+    pub(crate) connected: bool,
+    pub(crate) peer: Peer,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) address: SocketAddr,
+    pub(crate) status: Status,
+    pub(crate) last_seen: u64,
+}
+
+/// All proxies.
+#[derive(Debug, Default)]
+pub(crate) struct Proxies(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    connections: u64,
+    records: BTreeMap<Name, Record>,
+}
+
+/// How far a proxy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It has the current generation and rejects nothing.
+    Synced,
+    /// It has not answered the current generation, or is gone.
+    Stale,
+    /// It rejects something of what it answered.
+    Nacked,
+    /// It has seen a generation that we do not have.
+    Ahead,
+}
+
+impl State {
+    pub(crate) const ALL: [Self; 4] = [Self::Synced, Self::Stale, Self::Nacked, Self::Ahead];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Synced => "synced",
+            Self::Stale => "stale",
+            Self::Nacked => "nacked",
+            Self::Ahead => "ahead",
+        }
+    }
+}
+
+impl Record {
+    pub(crate) fn id(&self) -> &str {
+        self.admission.presented.id.as_ref().map_or("", |id| id.as_str())
+    }
+
+    pub(crate) fn state(&self, generation: u64) -> State {
+        if self.status.ahead.is_some() {
+            State::Ahead
+        } else if !self.status.rejected.is_empty() {
+            State::Nacked
+        } else if self.connected && self.acked() == generation {
+            State::Synced
+        } else {
+            State::Stale
+        }
+    }
+
+    pub(crate) fn acked(&self) -> u64 {
+        self.status.acked.as_ref().map_or(0, |snapshot| snapshot.generation())
+    }
+
+    /// Whether it applied exactly this version of an entry.
+    pub(crate) fn applied(&self, name: &str, version: Version) -> bool {
+        let has = self.status.acked.as_ref().and_then(|snapshot| snapshot.entries().get(name));
+        has.is_some_and(|entry| entry.version() == version) && !self.status.rejected.contains_key(name)
+    }
+
+    fn svid_not_after(&self) -> u64 {
+        match self.status.identity_not_after {
+            0 => self.admission.presented.not_after,
+            seconds => seconds,
+        }
+    }
+
+    pub(crate) fn to_proto(&self, generation: u64) -> proto::ProxyStatus {
+        let claims = self.admission.claims.as_ref();
+        proto::ProxyStatus {
+            name: self.peer.proxy.clone(),
+            workload: self.peer.workload.clone(),
+            spiffe_id: self.id().to_owned(),
+            connected: self.connected,
+            generation_sent: self.status.sent,
+            generation_acked: self.acked(),
+            generation_in_use: self.status.in_use,
+            rejected: self
+                .status
+                .rejected
+                .iter()
+                .map(|(name, (_, reason))| proto::Rejected { name: name.clone(), reason: reason.clone() })
+                .collect(),
+            tee: claims.map_or("", |claims| claims.tee.name()).to_owned(),
+            emulated: claims.is_some_and(|claims| claims.emulated),
+            svid_not_after: self.svid_not_after(),
+            last_seen: self.last_seen,
+            hops: self.status.hops,
+            software: self.peer.software.clone(),
+            state: self.state(generation).name().to_owned(),
+            address: self.address.to_string(),
+        }
+    }
+}
+
+impl Proxies {
+    /// A proxy connected. Returns the number of its connection; `None` when there are too many.
+    pub(crate) fn connected(
+        &self,
+        peer: Peer,
+        admission: Arc<Admission>,
+        address: SocketAddr,
+        now: u64,
+    ) -> Option<(Name, u64)> {
+        let id = admission.presented.id.as_ref()?.as_str().to_owned();
+        let name = (id, peer.proxy.clone());
+        let mut inner = self.lock();
+        inner.forget(now);
+        if inner.records.len() >= MAX_PROXIES && !inner.records.contains_key(&name) {
+            return None;
+        }
+        inner.connections += 1;
+        let connection = inner.connections;
+        let status = Status::default();
+        let record = Record { connection, connected: true, peer, admission, address, status, last_seen: now };
+        inner.records.insert(name.clone(), record);
+        Some((name, connection))
+    }
+
+    /// A connection has news of its proxy.
+    pub(crate) fn heard(&self, name: &Name, connection: u64, status: &Status, now: u64) {
+        if let Some(record) = self.lock().records.get_mut(name).filter(|r| r.connection == connection) {
+            record.status.clone_from(status);
+            record.last_seen = now;
+        }
+    }
+
+    /// A connection ended.
+    pub(crate) fn gone(&self, name: &Name, connection: u64, now: u64) {
+        if let Some(record) = self.lock().records.get_mut(name).filter(|r| r.connection == connection) {
+            record.connected = false;
+            record.status.hops = 0;
+            record.last_seen = now;
+        }
+    }
+
+    /// Looks at all records.
+    pub(crate) fn each<T>(&self, look: impl FnMut(&Record) -> T) -> Vec<T> {
+        self.lock().records.values().map(look).collect()
+    }
+
+    /// The admission of a connected proxy, by SPIFFE ID, proxy name or workload.
+    pub(crate) fn find(&self, what: &str) -> Option<(proto::ProxyStatus, Arc<Admission>)> {
+        let inner = self.lock();
+        let names = |r: &&Record| r.id() == what || r.peer.proxy == what || r.peer.workload == what;
+        let record = inner.records.values().filter(names).max_by_key(|r| (r.connected, r.last_seen))?;
+        Some((record.to_proto(record.acked()), Arc::clone(&record.admission)))
+    }
+
+    /// Counts by state.
+    pub(crate) fn measure(&self, metrics: &Metrics, cut: &Cut) {
+        let generation = cut.snapshot.generation();
+        let states = self.each(|record| record.state(generation));
+        for state in State::ALL {
+            metrics.proxies(state.name(), states.iter().filter(|s| **s == state).count());
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn forget(&mut self, now: u64) {
+        self.records.retain(|_, r| r.connected || r.last_seen.saturating_add(FORGET_AFTER) > now);
+    }
+}
