@@ -98,7 +98,11 @@ impl Output {
                     self.note(snippet(problem, text.map(String::as_str)));
                 }
             }
-            other => self.note(format!("{} {}", paint(BAD, "error:"), clean(&other.to_string()))),
+            other => {
+                let text = other.to_string();
+                let lines: Vec<_> = text.lines().map(clean).collect();
+                self.note(format!("{} {}", paint(BAD, "error:"), lines.join("\n  ")));
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! The built binary on real inputs.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot go on panics")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -220,4 +222,43 @@ fn no_file_of_the_corpus_makes_verify_or_inspect_panic() {
             }
         }
     }
+}
+
+/// The demonstration needs the other binaries next to this one; they are there
+/// when the workspace was built.
+#[test]
+fn the_demonstration_cuts_and_restores_a_live_hop() {
+    let own = Path::new(env!("CARGO_BIN_EXE_countersign"));
+    let dir = temporary();
+    let siblings = ["countersign-control-plane", "countersign-proxy"];
+    if siblings.iter().any(|name| !own.with_file_name(name).is_file()) {
+        println!("skipped: the control plane or the proxy is not built");
+        return;
+    }
+    let output = countersign(dir.path(), &["demo", "--dir", "demo", "-o", "json"]);
+    assert!(output.status.success(), "{}{}", out(&output), err(&output));
+    let told = out(&output);
+    let events: Vec<Value> =
+        told.lines().map(|line| serde_json::from_str(line).expect("an event a line")).collect();
+    let find = |name: &str| events.iter().filter(|e| e["event"] == name).collect::<Vec<_>>();
+    assert_eq!(find("proxy").len(), 2, "{told}");
+    assert!(find("proxy").iter().all(|proxy| proxy["emulated"] == true), "{told}");
+    assert!(find("cut")[0]["milliseconds"].as_f64().is_some_and(|ms| ms > 0.0), "{told}");
+    let explained = find("explained");
+    assert_eq!(explained[0]["explanation"]["allowed"], true, "{told}");
+    assert_eq!(explained[1]["explanation"]["allowed"], false, "{told}");
+    assert!(explained[1].to_string().contains("measurement-mismatch"), "{told}");
+    assert!(find("restored")[0]["text"].as_str().is_some_and(|text| text.contains("ledger")), "{told}");
+    assert_eq!(find("done").len(), 1, "{told}");
+}
+
+#[test]
+fn a_demonstration_without_its_programs_says_which_is_missing() {
+    let dir = temporary();
+    let alone = dir.path().join("countersign");
+    std::fs::copy(env!("CARGO_BIN_EXE_countersign"), &alone).expect("copied");
+    let output = Command::new(&alone).arg("demo").stdin(Stdio::null()).output().expect("the binary runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("countersign-control-plane is missing"), "{}", err(&output));
+    assert!(err(&output).contains("cargo build -p countersign-control-plane"), "{}", err(&output));
 }

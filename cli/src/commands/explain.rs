@@ -67,13 +67,12 @@ pub(crate) fn lines(source: &str, destination: &str, response: &proto::ExplainRe
     let mut lines = vec![format!("{verdict}  {} → {}", paint(NAME, source), paint(NAME, destination))];
     for step in &response.steps {
         let mark = if step.ok { paint(GOOD, "✓") } else { paint(BAD, "✗") };
-        let mut text = step.text.lines();
+        let denial = if step.ok { Vec::new() } else { denial(&step.json) };
+        let mut text = if denial.is_empty() { step.text.as_str() } else { "" }.lines();
         let first = text.next().map(|line| format!(": {}", clean(line))).unwrap_or_default();
         lines.push(format!("  {mark} {}{first}", clean(&step.title)));
         lines.extend(text.map(|line| format!("    {}", clean(line))));
-        if !step.ok {
-            lines.extend(denial(&step.json));
-        }
+        lines.extend(denial);
     }
     lines.push(paint(DIM, &format!("as of generation {}", response.generation)));
     lines

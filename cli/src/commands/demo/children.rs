@@ -72,6 +72,7 @@ impl Children {
             .stdout(stdout)
             .stderr(file)
             .env_remove("COUNTERSIGN_CONTEXT")
+            .env("NO_COLOR", "1")
             .kill_on_drop(true)
             .spawn()
             .map_err(named)?;

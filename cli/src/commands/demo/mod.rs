@@ -91,6 +91,8 @@ pub(crate) fn run(args: Args, out: &mut Output) -> Result {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
         let result = tokio::select! {
+            // With --keep the end by Ctrl-C is the end that was planned.
+            biased;
             result = play(&programs, &dir, args.keep, &mut children, &mut stage) => result,
             _ = interrupt.recv() => Err(Failure::failed("interrupted")),
             _ = terminate.recv() => Err(Failure::failed("terminated")),
@@ -114,19 +116,15 @@ async fn play(
     children: &mut Children,
     stage: &mut Stage<'_>,
 ) -> Result<()> {
-    story::tell(programs, dir, children, stage).await?;
+    let ledger = story::tell(programs, dir, children, stage).await?;
     if keep {
         stage.chapter("Everything stays up until Ctrl-C. Try in another terminal");
         let context = dir.join(story::CONTEXT);
         stage.say(format!("export COUNTERSIGN_CONTEXT={}", context.display()));
-        for command in [
-            "status",
-            "get attpol -A",
-            "explain payments/audit payments/ledger",
-            "describe refval ledger -n payments",
-        ] {
-            stage.say(format!("countersign {command}"));
-        }
+        stage.say("countersign status -v");
+        stage.say("countersign get attpol -A");
+        stage.say("countersign describe refval ledger -n payments");
+        stage.say(format!("countersign explain payments/audit payments/ledger --port {ledger}"));
         stage.event("kept", json!({ "context": context, "dir": dir }));
         let _ = tokio::signal::ctrl_c().await;
     }

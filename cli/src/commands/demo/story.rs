@@ -38,12 +38,13 @@ struct Heard {
     text: String,
 }
 
+/// Tells all of it; returns the ledger's port.
 pub(super) async fn tell(
     programs: &Programs,
     dir: &Path,
     children: &mut Children,
     stage: &mut Stage<'_>,
-) -> Result<()> {
+) -> Result<u16> {
     let ports = ports()?;
 
     stage.chapter("A vendor of emulated TEEs, and a control plane in a TDX guest of it");
@@ -92,6 +93,8 @@ pub(super) async fn tell(
     stage.say(format!("ledger says: {}", paint(GOOD, &answer.text)));
     stage.event("answered", json!({ "text": answer.text }));
     why(&mut client, &ports, stage).await?;
+    let booked = wait(&mut heard, "booked", children).await?;
+    stage.say(format!("the same connection carries on: {}", clean(&booked.text)));
 
     stage.chapter("The operator withdraws ledger v1.4.2: only v1.4.3 is approved from now on");
     let v2 = files::ledger_releases(&[("ledger v1.4.3", Software::LedgerV2)]);
@@ -136,7 +139,7 @@ pub(super) async fn tell(
     let total = stage.start.elapsed().as_secs_f64();
     stage.say(paint(DIM, &format!("all of it took {total:.1} s")));
     stage.event("done", json!({ "seconds": total }));
-    Ok(())
+    Ok(ports.ledger.port())
 }
 
 fn ports() -> Result<Ports> {

@@ -124,6 +124,9 @@ async fn talk(mut io: TcpStream, sent: &mut u64, out: &mut Output) -> std::io::R
             out.json_line(&json!({ "event": "answered", "text": answer.trim_end() }));
             first = false;
         }
+        if sent.is_multiple_of(10) {
+            out.json_line(&json!({ "event": "booked", "text": format!("{sent} entries so far") }));
+        }
         // A cut is seen at once, not only with the next line.
         match tokio::time::timeout(PACE, lines.fill_buf()).await {
             Err(_) => {}
