@@ -318,14 +318,24 @@ pub(crate) fn read_resources(paths: &[PathBuf]) -> Result<Vec<countersign_config
     for path in paths {
         for file in input::files(path, &["yaml", "yml"])? {
             let (name, text) = (shown(&file), input::read_text(&file)?);
-            match countersign_config::parse(&name, &text) {
-                Ok(more) => resources.extend(more),
-                Err(more) => problems.extend(more),
+            if is_bootstrap(&text) {
+                problems
+                    .extend(countersign_config::bootstrap::validate(&name, &text).err().unwrap_or_default());
+            } else {
+                match countersign_config::parse(&name, &text) {
+                    Ok(more) => resources.extend(more),
+                    Err(more) => problems.extend(more),
+                }
             }
             sources.push((name, text));
         }
     }
     if problems.is_empty() { Ok(resources) } else { Err(Failure::Problems(problems, sources)) }
+}
+
+/// Whether a file is what a process starts from, and no resource.
+fn is_bootstrap(text: &str) -> bool {
+    text.lines().any(|line| matches!(line.trim_end(), "kind: ProxyBootstrap" | "kind: ControlPlaneBootstrap"))
 }
 
 /// A file as messages name it.

@@ -23,9 +23,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
     let schemas = countersign_config::schema::schemas();
     if let Some(dir) = &args.write {
         for (kind, schema) in &schemas {
-            let file = dir.join(format!("{}.json", kind.to_lowercase()));
+            let file = dir.join(format!("{kind}.json"));
             std::fs::create_dir_all(dir)
-                .and_then(|()| std::fs::write(&file, format!("{}\n", schema.trim_end())))
+                .and_then(|()| std::fs::write(&file, schema))
                 .map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
         }
         out.note(format!("{} schemas in {}", schemas.len(), dir.display()));

@@ -15,7 +15,11 @@ use crate::output::{Format, GOOD, Output, paint, snippet};
 #[command(after_help = "Examples:
   countersign validate -f policy.yaml
   countersign validate -f policies/ -f reference-values.yaml
-  countersign validate -f policy.yaml -o json")]
+  countersign validate -f proxy.yaml
+  countersign validate -f policy.yaml -o json
+
+Resources are checked together; bootstrap files (ProxyBootstrap, ControlPlaneBootstrap)
+each for itself, without the files that they name.")]
 pub(crate) struct Args {
     /// A file, a directory of .yaml files, or `-` (may be repeated)
     #[arg(short, long = "file", value_name = "PATH", required = true)]
@@ -37,7 +41,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
         Format::Text => {
             problems.iter().for_each(|problem| out.note(snippet(problem, None)));
             if errors == 0 {
-                out.line(format!("{} {count} resources", paint(GOOD, "valid")));
+                out.line(format!("{} ({count} resources)", paint(GOOD, "valid")));
             }
         }
     }
