@@ -35,7 +35,12 @@ pub(crate) fn verify<O: Observer>(
     observer.enter("SEV-SNP report");
     let report = &attestation.report;
     step(observer, "report version", verify_version(report), || report.version.to_string())?;
-    let product = step(observer, "product by CPUID", product(report), || format!("{:02x?}", report.cpuid))?;
+    let product = step(observer, "product by CPUID", product(report), || match report.cpuid {
+        Some([family, model, stepping]) => {
+            format!("family {family:#x}, model {model:#x}, stepping {stepping:#x}")
+        }
+        None => "not in this version of the report".to_owned(),
+    })?;
     let signer = step(observer, "signing key", report.signing_key(), || format!("{:#x}", report.key_info))?;
     let context = Context { collateral, anchors, now: now.as_secs(), cache: cache.map(|c| &c.amd) };
 

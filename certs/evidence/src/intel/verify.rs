@@ -15,7 +15,7 @@ use crate::anchors::{Anchors, Fingerprint, RootKind};
 use crate::cache::Cache;
 use crate::claims::{Body, Claims, IntelPlatform, SgxClaims, TdxClaims, Tee, Window};
 use crate::collateral::Collateral;
-use crate::finding::Finding;
+use crate::finding::{Finding, timestamp};
 use crate::observe::Observer;
 use crate::reason::Reason;
 use crate::x509::{Certificate, Crl, verify_p256};
@@ -45,7 +45,7 @@ pub(crate) fn verify<O: Observer>(
     });
     let kind = watch.check("root is trusted", kind, |kind| format!("{kind:?} root {root}"))?;
     let mut window = chain.path.window;
-    watch.check("certificates are valid now", certificate_time(window, now), |()| dates(window, now))?;
+    watch.check("certificates are valid now", certificate_time(window, now), |()| dates(window))?;
     for (certificate, issuer) in chain.path.certificates.iter().zip(chain.path.certificates.iter().skip(1)) {
         let crl = not_revoked(certificate, issuer, root, collateral, now);
         let crl = watch.check("not revoked", crl, |crl| {
@@ -152,7 +152,7 @@ fn certificate_time(window: Window, now: u64) -> Result<(), Finding> {
         () if now > window.until => Reason::CertificateExpired,
         () => return Ok(()),
     };
-    Err(Finding::new(reason, "PCK certificate chain", dates(window, now), now.to_string()))
+    Err(Finding::new(reason, "PCK certificate chain", dates(window), timestamp(now)))
 }
 
 fn collateral_time(what: &str, window: Window, now: u64) -> Result<(), Finding> {
@@ -161,11 +161,11 @@ fn collateral_time(what: &str, window: Window, now: u64) -> Result<(), Finding> 
         () if now > window.until => Reason::CollateralExpired,
         () => return Ok(()),
     };
-    Err(Finding::new(reason, what, dates(window, now), now.to_string()))
+    Err(Finding::new(reason, what, dates(window), timestamp(now)))
 }
 
-fn dates(window: Window, now: u64) -> String {
-    format!("from {} until {}, now {now}", window.from, window.until)
+fn dates(window: Window) -> String {
+    format!("a time from {} to {}", timestamp(window.from), timestamp(window.until))
 }
 
 /// The current list of `issuer`, when it does not name `certificate`.
@@ -224,7 +224,7 @@ fn endorsed<T, O: Observer>(
     watch: &mut Watch<'_, O>,
 ) -> Result<Window, Finding> {
     let window = document.window;
-    watch.check("is current", collateral_time(name, window, now), |()| dates(window, now))?;
+    watch.check("is current", collateral_time(name, window, now), |()| dates(window))?;
     let issuer = document.path.issuer().ok_or_else(|| {
         Finding::new(Reason::CollateralInvalid, name, "signed under a root", "signed by a root")
     })?;
@@ -290,7 +290,12 @@ fn qe_level<'c>(quote: &Quote<'_>, identity: &'c QeIdentity) -> Result<&'c SvnLe
     };
     let [flags, ..] = report.attributes;
     if flags & SGX_DEBUG != 0 {
-        return differs("QE attributes", &"no debug", &report.attributes);
+        return Err(Finding::new(
+            Reason::QeIdentityMismatch,
+            "QE ATTRIBUTES",
+            "no DEBUG",
+            hex::encode(report.attributes),
+        ));
     }
     if masked(report.misc_select, identity.misc_select_mask)
         != masked(identity.misc_select, identity.misc_select_mask)
