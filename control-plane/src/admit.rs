@@ -36,7 +36,7 @@ pub struct Admitted {
     pub absent: Vec<Key>,
     /// What somebody should look at.
     pub warnings: Vec<Problem>,
-    /// The revision of the store that has it.
+    /// The revision of the store that has it; 0 when nothing was written.
     pub revision: u64,
 }
 
@@ -104,7 +104,7 @@ impl Admission {
             }
         }
         let warnings = check(&after, &origin, problems)?;
-        let revision = self.write(&changes, before.revision, dry_run)?;
+        let revision = self.write(&changes, dry_run)?;
         Ok(Admitted { results, absent: Vec::new(), warnings, revision })
     }
 
@@ -114,8 +114,7 @@ impl Admission {
     /// The references that would dangle; then nothing changed.
     pub fn delete(&self, keys: &[Key], dry_run: bool) -> Result<Admitted, AdmitError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.resources.load()?;
-        let mut after = before.resources.clone();
+        let mut after = self.resources.load()?.resources;
         let mut results = Vec::new();
         let mut absent = Vec::new();
         let mut changes = Vec::new();
@@ -129,13 +128,13 @@ impl Admission {
             }
         }
         let warnings = check(&after, &BTreeMap::new(), Vec::new())?;
-        let revision = self.write(&changes, before.revision, dry_run)?;
+        let revision = self.write(&changes, dry_run)?;
         Ok(Admitted { results, absent, warnings, revision })
     }
 
-    fn write(&self, changes: &[Change], revision: u64, dry_run: bool) -> Result<u64, StoreError> {
+    fn write(&self, changes: &[Change], dry_run: bool) -> Result<u64, StoreError> {
         if dry_run || changes.is_empty() {
-            return Ok(revision);
+            return Ok(0);
         }
         self.store.commit(changes)
     }

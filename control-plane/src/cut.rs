@@ -53,6 +53,7 @@ pub(crate) struct Cutter {
     pub(crate) directory: Directory,
     pub(crate) clock: Clock,
     marks: Marks,
+    kept_marks: Marks,
     last: Option<Arc<Cut>>,
 }
 
@@ -65,7 +66,7 @@ impl Cutter {
         clock: Clock,
     ) -> Result<Self, Error> {
         let marks = keep.marks()?;
-        Ok(Self { keys, keep, resources, directory, clock, marks, last: None })
+        Ok(Self { keys, keep, resources, directory, clock, kept_marks: marks.clone(), marks, last: None })
     }
 
     /// The current cut: the last one when nothing of its content changed.
@@ -86,7 +87,10 @@ impl Cutter {
             return Ok(same);
         }
         let built = if built.view.generation == number { built } else { self.build(&set, number)?.0 };
-        self.keep.set_marks(&self.marks)?;
+        if self.marks != self.kept_marks {
+            self.keep.set_marks(&self.marks)?;
+            self.kept_marks = self.marks.clone();
+        }
         let changed_in = self.changes(&entries, number);
         let domain = self.keys.bundle.trust_domain.clone();
         let snapshot = Snapshot::sign(domain, number, entries, &self.keys.snapshot)?;
@@ -112,6 +116,17 @@ impl Cutter {
         }
         self.last = Some(Arc::clone(&cut));
         Ok(cut)
+    }
+
+    /// Whether something besides the resources changed: the collateral, or the
+    /// number of the generation, which an operator can raise.
+    fn is_due(&mut self) -> bool {
+        let number = self.last.as_ref().map(|last| last.snapshot.generation());
+        let raised = self
+            .keep
+            .generation()
+            .is_ok_and(|stored| number != Some(stored.number) || stored.content.is_empty());
+        raised || self.directory.refresh().unwrap_or(false)
     }
 
     fn build(&mut self, set: &Set, generation: u64) -> Result<(Built, Entries), Error> {
@@ -204,7 +219,7 @@ pub(crate) async fn keep_cutting(
             until_quiet(&mut changed).await;
         }
         let ours = tokio::task::spawn_blocking(move || {
-            let wanted = by_change || failed || cutter.directory.refresh().unwrap_or(false);
+            let wanted = by_change || failed || cutter.is_due();
             let cut = wanted.then(|| cutter.cut());
             (cutter, cut)
         });

@@ -99,13 +99,11 @@ impl Driver {
             self.report();
             let shutdown = self.shared.shutdown.clone();
             tokio::select! {
+                // First of all: what the others wait for ends with it.
+                biased;
                 () = shutdown.cancelled() => {
                     return Err(refusal::with_reason(Reason::Draining, "the control plane shuts down"));
                 }
-                message = self.inbound.message() => match message? {
-                    Some(message) => self.heard(message)?,
-                    None => return Ok(None),
-                },
                 changed = self.cuts.changed() => {
                     if changed.is_err() {
                         return Ok(None);
@@ -121,6 +119,10 @@ impl Driver {
                         self.judge_again()?;
                     }
                 }
+                message = self.inbound.message() => match message? {
+                    Some(message) => self.heard(message)?,
+                    None => return Ok(None),
+                },
             }
         }
     }
