@@ -1,6 +1,6 @@
 //! `countersign-control-plane --config FILE`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -8,7 +8,8 @@ use clap::Parser;
 use countersign_config::bootstrap::ControlPlaneBootstrap;
 use countersign_control_plane::{Options, build};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 /// Countersign's control plane: stores policy, issues attested identities, and
 /// distributes signed snapshots to proxies.
@@ -25,6 +26,9 @@ struct Arguments {
     /// The ControlPlaneBootstrap file.
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CONFIG")]
     config: PathBuf,
+    /// What is logged, for example `info` or `warn,countersign_control_plane=debug`.
+    #[arg(long, default_value = "info", value_name = "FILTER", env = "COUNTERSIGN_LOG")]
+    log: Targets,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = Format::Text, env = "COUNTERSIGN_LOG_FORMAT")]
     log_format: Format,
@@ -39,8 +43,8 @@ enum Format {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_logging(arguments.log_format);
-    match run(arguments).await {
+    start_logging(arguments.log, arguments.log_format);
+    match run(&arguments.config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -49,14 +53,14 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let config = match ControlPlaneBootstrap::load(&arguments.config) {
+async fn run(path: &Path) -> anyhow::Result<()> {
+    let config = match ControlPlaneBootstrap::load(path) {
         Ok(config) => config,
         Err(problems) => {
             for problem in &problems {
                 tracing::error!("{problem}");
             }
-            bail!("{}: {} problems", arguments.config.display(), problems.len());
+            bail!("{}: {} problems", path.display(), problems.len());
         }
     };
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
@@ -78,14 +82,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_logging(format: Format) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .with_env_var("COUNTERSIGN_LOG")
-        .from_env_lossy();
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+fn start_logging(filter: Targets, format: Format) {
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
-        Format::Text => logs.init(),
-        Format::Json => logs.json().init(),
+        Format::Text => registry.with(lines).init(),
+        Format::Json => registry.with(lines.json()).init(),
     }
 }

@@ -10,7 +10,8 @@ use clap::Parser;
 use countersign_config::bootstrap::ProxyBootstrap;
 use countersign_proxy::{Clock, LogLevel, build};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::{EnvFilter, fmt, prelude::*, reload};
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::{fmt, prelude::*, reload};
 
 /// The data plane of Countersign: a sidecar that lets bytes pass only between
 /// attested workloads.
@@ -114,7 +115,7 @@ async fn run(bootstrap: &ProxyBootstrap, level: LogLevel) -> anyhow::Result<()> 
 
 /// Logs to standard error, with a filter that can be changed later.
 fn log(arguments: &Arguments) -> anyhow::Result<LogLevel> {
-    let filter = EnvFilter::try_new(&arguments.log).context("--log")?;
+    let filter: Targets = arguments.log.parse().context("--log")?;
     let (filter, handle) = reload::Layer::new(filter);
     let layer = fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
@@ -124,7 +125,7 @@ fn log(arguments: &Arguments) -> anyhow::Result<LogLevel> {
     }
     Ok(Arc::new(move |wanted: Option<&str>| {
         if let Some(wanted) = wanted {
-            let filter = EnvFilter::try_new(wanted).map_err(|error| error.to_string())?;
+            let filter: Targets = wanted.parse().map_err(|error: ParseError| error.to_string())?;
             handle.reload(filter).map_err(|error| error.to_string())?;
         }
         handle.with_current(ToString::to_string).map_err(|error| error.to_string())

@@ -380,14 +380,14 @@ fn provider(require_pq: bool) -> CryptoProvider {
 /// A chain of this size fits into the first flight without compression.
 const SMALL_CHAIN: usize = 1200;
 
-/// zlib before brotli: for a chain of 5 kB inflating takes 15 us (brotli 33 us)
-/// of every handshake and saves 2.3 kB (2.6 kB) of it. Compression itself is
-/// done once per identity: 0.3 ms (11 ms).
+/// zlib only: for a chain of 5 kB inflating takes 15 us of every handshake and
+/// saves 2.3 kB of it; compression itself is done once per identity. brotli would
+/// save 0.3 kB more, take 33 us, and make the program a megabyte larger.
 fn compressors(identity: &Identity) -> Vec<&'static dyn CertCompressor> {
     let bytes: usize = identity.chain.iter().map(|certificate| certificate.len()).sum();
     match bytes {
         ..=SMALL_CHAIN => Vec::new(),
-        _ => vec![rustls::compress::ZLIB_COMPRESSOR, rustls::compress::BROTLI_COMPRESSOR],
+        _ => vec![rustls::compress::ZLIB_COMPRESSOR],
     }
 }
 
