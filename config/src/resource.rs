@@ -318,7 +318,10 @@ fn from_node(file: &str, node: &Node) -> Result<Resource, Vec<Problem>> {
     })?;
     let mut problems = Vec::new();
     kinds::check(&resource, &mut |path, message| {
-        problems.push(Problem::error(file, node.locate(&path), &path, message));
+        // To find the place takes time as well.
+        if problems.len() < schema::check::MAX_PROBLEMS {
+            problems.push(Problem::error(file, node.locate(&path), &path, message));
+        }
     });
     if problems.is_empty() { Ok(resource) } else { Err(problems) }
 }

@@ -2,5 +2,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = countersign_wire::Snapshot::decode(data);
+    let _ = countersign_wire::Unverified::decode(data);
 });

@@ -108,6 +108,11 @@ impl Anchors {
         }
     }
 
+    /// All of them, vendors' first.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &Fingerprint> {
+        self.vendor.iter().chain(&self.emulated)
+    }
+
     /// What this root is, if a chain may end there at all. A root that is named
     /// both as a vendor's and as emulated counts as emulated.
     #[must_use]

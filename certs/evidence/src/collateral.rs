@@ -3,7 +3,7 @@
 //! Collateral is appraised once, when it arrives: signatures, chains and marks.
 //! After that a verification only looks things up and compares times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use rustls_pki_types::UnixTime;
@@ -55,7 +55,7 @@ pub struct Mark {
 /// Collateral whose signatures have been verified.
 #[derive(Clone, Debug, Default)]
 pub struct Collateral {
-    /// SHA-256 over the items it was made from: what it is, for caches and logs.
+    /// SHA-256 over everything that a verification sees of it: for caches and logs.
     id: [u8; 32],
     anchors: Anchors,
     certificates: Vec<Arc<Certificate>>,
@@ -96,130 +96,184 @@ impl Collateral {
     #[must_use]
     pub fn appraise(items: &[Item], anchors: &Anchors, marks: &mut Marks, now: UnixTime) -> Appraised {
         let mut intake = Intake::default();
-        let mut id = Vec::with_capacity(32 * items.len());
-        for item in items {
-            id.extend_from_slice(&sha256(&item.bytes));
-            intake.sort(item);
-        }
-        let mut out = Self { id: sha256(&id), anchors: anchors.clone(), ..Self::default() };
+        items.iter().for_each(|item| intake.sort(item));
+        let mut out = Self { anchors: anchors.clone(), certificates: intake.certificates, ..Self::default() };
+        let signers = out.signers();
         let now = now.as_secs();
         let mut refused = intake.refused;
-        out.certificates = intake.certificates;
         for (name, der) in intake.crls {
-            out.admit_crl(&der, anchors, marks, now).unwrap_or_else(|f| refused.push((name, f)));
+            out.admit_crl(&der, &signers, marks, now).unwrap_or_else(|f| refused.push((name, f)));
         }
         for (name, kind, body, signature) in intake.signed {
             let signed = Signed { kind, body: &body, signature };
-            out.admit_signed(&signed, anchors, marks, now).unwrap_or_else(|f| refused.push((name, f)));
+            out.admit_signed(&signed, &signers, marks, now).unwrap_or_else(|f| refused.push((name, f)));
         }
+        out.id = out.digest();
         Appraised { collateral: out, refused }
+    }
+
+    /// The certificates that may sign lists or documents, each with its path:
+    /// found once, however many things there are to be signed. Sorts all
+    /// certificates so that those with a path come before others of their name,
+    /// which could use up what a search tries, and vendors before emulations.
+    fn signers(&mut self) -> Vec<Signer> {
+        let anchors = &self.anchors;
+        let rank = |root: &Fingerprint| match anchors.kind(root) {
+            Some(RootKind::Vendor) => 0,
+            Some(RootKind::Emulated) => 1,
+            None => 2,
+        };
+        self.certificates.sort_by_key(|c| rank(&c.fingerprint()));
+        let pool = &self.certificates;
+        let signers: Vec<_> = pool
+            .iter()
+            .filter(|c| c.is_ca() || is_signer(c))
+            .map(|c| {
+                let algorithms = if is_signer(c) { INTEL_ALGORITHMS } else { ALL_ALGORITHMS };
+                Signer { certificate: Arc::clone(c), path: find_path(c, pool, anchors, algorithms) }
+            })
+            .collect();
+        let ranks: HashMap<_, _> = signers
+            .iter()
+            .filter_map(|s| Some((s.certificate.fingerprint(), rank(&s.path.as_ref().ok()?.root))))
+            .collect();
+        self.certificates.sort_by_key(|c| ranks.get(&c.fingerprint()).copied().unwrap_or(2));
+        signers
     }
 
     fn admit_crl(
         &mut self,
         der: &[u8],
-        anchors: &Anchors,
+        signers: &[Signer],
         marks: &mut Marks,
         now: u64,
     ) -> Result<(), Finding> {
         let issuer = Crl::peek_issuer(der)?;
-        let mut failure = invalid("CRL", "a certificate of its issuer among the collateral", "none");
-        for candidate in self.certificates.iter().filter(|c| c.subject() == issuer) {
-            let crl = find_path(candidate, &self.certificates, anchors, ALL_ALGORITHMS)
-                .and_then(|path| Crl::verify(der, &path, ALL_ALGORITHMS));
-            match crl {
-                Ok(crl) => {
-                    let key = format!("crl {} @{}", crl.signer_name(), crl.root());
-                    let mark = Mark { number: crl.number(), issued: crl.issued() };
-                    marks.admit(&key, mark, now)?;
-                    let same = |old: &Arc<Crl>| old.root() == crl.root() && old.issuer() == crl.issuer();
-                    let rank = |c: &Crl| (c.issued() <= now, c.number(), c.issued());
-                    match self.crls.iter_mut().find(|old| same(old)) {
-                        Some(old) if rank(old) < rank(&crl) => *old = Arc::new(crl),
-                        Some(_) => {}
-                        None => self.crls.push(Arc::new(crl)),
-                    }
-                    return Ok(());
+        let issuers = signers.iter().filter(|s| s.certificate.is_ca() && s.certificate.subject() == issuer);
+        let missing = || invalid("CRL", "a certificate of its issuer among the collateral", "none");
+        each_root(
+            issuers,
+            missing,
+            |path| Crl::verify(der, path, ALL_ALGORITHMS),
+            |crl, _| {
+                let key = format!("crl {} @{}", crl.signer_name(), crl.root());
+                marks.admit(&key, Mark { number: crl.number(), issued: crl.issued() }, now)?;
+                let same = |old: &Arc<Crl>| old.root() == crl.root() && old.issuer() == crl.issuer();
+                let rank = |c: &Crl| (c.issued() <= now, c.number(), c.issued());
+                match self.crls.iter_mut().find(|old| same(old)) {
+                    Some(old) if rank(old) < rank(&crl) => *old = Arc::new(crl),
+                    Some(_) => {}
+                    None => self.crls.push(Arc::new(crl)),
                 }
-                Err(finding) => failure = finding,
-            }
-        }
-        Err(failure)
+                Ok(())
+            },
+        )
     }
 
     fn admit_signed(
         &mut self,
         signed: &Signed<'_>,
-        anchors: &Anchors,
+        signers: &[Signer],
         marks: &mut Marks,
         now: u64,
     ) -> Result<(), Finding> {
+        let signers = signers.iter().filter(|s| is_signer(&s.certificate));
+        let missing = || invalid("signature", "a TCB signing certificate among the collateral", "none");
         match signed.kind {
             Kind::TcbInfo => {
                 let info = TcbInfo::parse(signed.body)?;
-                let (signer, path) = self.signer_of(signed, anchors)?;
-                let key = format!("tcbInfo {} {} @{}", info.tee, hex::encode(info.fmspc), path.root);
-                let issue =
-                    |i: &TcbInfo| Mark { number: u64::from(i.evaluation_number), issued: i.window.from };
-                marks.admit(&key, issue(&info), now)?;
-                let window = info.window.intersect(path.window);
-                let new = Endorsed { document: info, signer, path, window };
-                let about = |e: &Endorsed<TcbInfo>| {
-                    (e.document.tee, e.document.fmspc, e.document.pce_id, e.path.root)
-                };
-                // Of two versions of one issue the later one says more.
-                let rank = |e: &Endorsed<TcbInfo>| {
-                    let mark = issue(&e.document);
-                    (mark.issued <= now, mark, e.document.version)
-                };
-                match self.tcb_infos.iter_mut().find(|old| about(old) == about(&new)) {
-                    Some(old) if rank(old) < rank(&new) => *old = Arc::new(new),
-                    Some(_) => {}
-                    None => self.tcb_infos.push(Arc::new(new)),
-                }
+                each_root(
+                    signers,
+                    missing,
+                    |path| signed.verify(path),
+                    |signer, path| {
+                        self.admit_tcb_info(
+                            signed.endorse(info.clone(), signer, path, info.window),
+                            marks,
+                            now,
+                        )
+                    },
+                )
             }
             Kind::QeIdentity => {
                 let identity = QeIdentity::parse(signed.body)?;
-                let (signer, path) = self.signer_of(signed, anchors)?;
-                let key = format!("qeIdentity {} @{}", identity.tee, path.root);
-                let issue =
-                    |i: &QeIdentity| Mark { number: u64::from(i.evaluation_number), issued: i.window.from };
-                marks.admit(&key, issue(&identity), now)?;
-                let window = identity.window.intersect(path.window);
-                let new = Endorsed { document: identity, signer, path, window };
-                let rank = |e: &Endorsed<QeIdentity>| {
-                    let mark = issue(&e.document);
-                    (mark.issued <= now, mark)
-                };
-                let same = |old: &Endorsed<QeIdentity>| {
-                    old.document.tee == new.document.tee && old.path.root == new.path.root
-                };
-                match self.qe_identities.iter_mut().find(|old| same(old)) {
-                    Some(old) if rank(old) < rank(&new) => *old = Arc::new(new),
-                    Some(_) => {}
-                    None => self.qe_identities.push(Arc::new(new)),
-                }
+                each_root(
+                    signers,
+                    missing,
+                    |path| signed.verify(path),
+                    |signer, path| {
+                        let new = signed.endorse(identity.clone(), signer, path, identity.window);
+                        self.admit_qe_identity(new, marks, now)
+                    },
+                )
             }
+        }
+    }
+
+    fn admit_tcb_info(&mut self, new: Endorsed<TcbInfo>, marks: &mut Marks, now: u64) -> Result<(), Finding> {
+        let info = &new.document;
+        let key = format!("tcbInfo {} {} @{}", info.tee, hex::encode(info.fmspc), new.path.root);
+        let issue = |i: &TcbInfo| Mark { number: u64::from(i.evaluation_number), issued: i.window.from };
+        marks.admit(&key, issue(info), now)?;
+        let about =
+            |e: &Endorsed<TcbInfo>| (e.document.tee, e.document.fmspc, e.document.pce_id, e.path.root);
+        // Of two versions of one issue the later one says more.
+        let rank = |e: &Endorsed<TcbInfo>| {
+            let mark = issue(&e.document);
+            (mark.issued <= now, mark, e.document.version)
+        };
+        match self.tcb_infos.iter_mut().find(|old| about(old) == about(&new)) {
+            Some(old) if rank(old) < rank(&new) => *old = Arc::new(new),
+            Some(_) => {}
+            None => self.tcb_infos.push(Arc::new(new)),
         }
         Ok(())
     }
 
-    /// The signing certificate of a document, directly under a trusted root.
-    fn signer_of(&self, signed: &Signed<'_>, anchors: &Anchors) -> Result<(Arc<Certificate>, Path), Finding> {
-        let mut failure = invalid("signature", "a TCB signing certificate among the collateral", "none");
-        for signer in self.certificates.iter().filter(|c| is_signer(c)) {
-            if !signed.is_signed_by(signer) {
-                failure = invalid("signature", "signed by the TCB signing certificate", "another signature");
-                continue;
-            }
-            let path = find_path(signer, &self.certificates, anchors, INTEL_ALGORITHMS)?;
-            if path.certificates.len() != 2 {
-                failure = invalid("TCB signing certificate", "issued by the root", "a longer chain");
-                continue;
-            }
-            return Ok((Arc::clone(signer), path));
+    fn admit_qe_identity(
+        &mut self,
+        new: Endorsed<QeIdentity>,
+        marks: &mut Marks,
+        now: u64,
+    ) -> Result<(), Finding> {
+        let key = format!("qeIdentity {} @{}", new.document.tee, new.path.root);
+        let issue = |i: &QeIdentity| Mark { number: u64::from(i.evaluation_number), issued: i.window.from };
+        marks.admit(&key, issue(&new.document), now)?;
+        let rank = |e: &Endorsed<QeIdentity>| {
+            let mark = issue(&e.document);
+            (mark.issued <= now, mark)
+        };
+        let same = |old: &Endorsed<QeIdentity>| {
+            old.document.tee == new.document.tee && old.path.root == new.path.root
+        };
+        match self.qe_identities.iter_mut().find(|old| same(old)) {
+            Some(old) if rank(old) < rank(&new) => *old = Arc::new(new),
+            Some(_) => {}
+            None => self.qe_identities.push(Arc::new(new)),
         }
-        Err(failure)
+        Ok(())
+    }
+
+    /// The same items come to other collateral under other anchors or marks, or
+    /// at another time, so that their bytes are not what it is.
+    fn digest(&self) -> [u8; 32] {
+        let anchored = |root: &Fingerprint| {
+            [&root.0[..], &[u8::from(self.anchors.kind(root) == Some(RootKind::Emulated))]].concat()
+        };
+        let mut text = Vec::new();
+        for root in self.anchors.roots() {
+            text.extend(anchored(root));
+        }
+        let certificates = self.certificates.iter().map(|c| (b'c', c.fingerprint().0, None));
+        let crls = self.crls.iter().map(|c| (b'r', *c.digest(), Some(c.root())));
+        let infos = self.tcb_infos.iter().map(|e| (b't', e.digest, Some(e.path.root)));
+        let identities = self.qe_identities.iter().map(|e| (b'q', e.digest, Some(e.path.root)));
+        for (kind, digest, root) in certificates.chain(crls).chain(infos).chain(identities) {
+            text.push(kind);
+            text.extend(digest);
+            text.extend(root.iter().flat_map(|root| root.0));
+        }
+        sha256(&text)
     }
 
     /// TCB infos of this kind for this platform, whatever root they end in.
@@ -232,7 +286,8 @@ impl Collateral {
         self.qe_identities.iter().find(|e| e.document.tee == tee && e.path.root == root)
     }
 
-    /// SHA-256 over what it was made from.
+    /// SHA-256 over everything that a verification sees of it: certificates and
+    /// anchors, and the lists and documents that were admitted.
     #[must_use]
     pub const fn id(&self) -> &[u8; 32] {
         &self.id
@@ -294,6 +349,38 @@ impl Collateral {
         }
         out.sort_by(|a, b| (a.kind, &a.subject, a.window.from).cmp(&(b.kind, &b.subject, b.window.from)));
         out
+    }
+}
+
+/// A certificate that may sign lists or documents.
+struct Signer {
+    certificate: Arc<Certificate>,
+    path: Result<Path, Finding>,
+}
+
+/// Admits something for every root under which one of `signers` made it: the
+/// same key can be certified under several, and who certifies a vendor's key
+/// under a root of his own must not take the vendor's word away.
+fn each_root<'s, T>(
+    signers: impl Iterator<Item = &'s Signer>,
+    missing: impl FnOnce() -> Finding,
+    verify: impl Fn(&Path) -> Result<T, Finding>,
+    mut admit: impl FnMut(T, &Path) -> Result<(), Finding>,
+) -> Result<(), Finding> {
+    let (mut roots, mut refused, mut failure) = (Vec::new(), None, None);
+    for signer in signers {
+        match signer.path.as_ref().map_err(Clone::clone).and_then(|path| Ok((verify(path)?, path))) {
+            Ok((_, path)) if roots.contains(&path.root) => {}
+            Ok((verified, path)) => {
+                roots.push(path.root);
+                refused = refused.or(admit(verified, path).err());
+            }
+            Err(finding) => failure = Some(finding),
+        }
+    }
+    match refused.or_else(|| roots.is_empty().then(|| failure.unwrap_or_else(missing))) {
+        None => Ok(()),
+        Some(finding) => Err(finding),
     }
 }
 

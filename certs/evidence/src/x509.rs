@@ -200,6 +200,11 @@ impl Certificate {
         Ok(first.map(|e| &*e.value))
     }
 
+    /// Whether it may issue certificates, and with that revoke them.
+    pub(crate) const fn is_ca(&self) -> bool {
+        self.ca.is_some()
+    }
+
     /// Whether it names itself as its issuer.
     pub(crate) fn is_self_issued(&self) -> bool {
         self.subject == self.issuer

@@ -510,6 +510,49 @@ fn a_cached_chain_ends_with_its_certificates_and_lists() {
 }
 
 #[test]
+fn a_cached_chain_is_not_used_under_a_list_that_the_same_items_came_to_later() {
+    let cache = Cache::new(8);
+    let world = World::genoa();
+    // Two lists, both valid later; the second is not yet issued, and revokes the ASK.
+    let lists = [crl(&KEYS.ark, &[], NOW - 100, NOW + 1000), crl(&KEYS.ark, &[7], NOW + 500, NOW + 1500)];
+    let items: Vec<Item> = [world.vek()]
+        .into_iter()
+        .chain(world.authorities())
+        .chain(lists)
+        .map(|bytes| Item { name: "item".to_owned(), bytes })
+        .collect();
+    let bytes = world.report();
+    let anchors = Anchors::new(vec![], vec![Fingerprint::of(&World::ark())]);
+    let judge = |made: i64, now: i64| {
+        let collateral = Collateral::appraise(&items, &anchors, &mut Marks::default(), at(made)).collateral;
+        let evidence = Evidence::sniff(&bytes).unwrap();
+        verify(&evidence, &collateral, &anchors, at(now), Some(&cache), &mut ()).map_err(|f| f.reason)
+    };
+    assert!(judge(NOW, NOW).is_ok());
+    assert_eq!(judge(NOW + 600, NOW + 600).err(), Some(Reason::CertificateRevoked));
+}
+
+#[test]
+fn a_list_is_missed_where_the_root_was_no_anchor_when_the_collateral_was_appraised() {
+    let cache = Cache::new(8);
+    let stage = World::genoa().stage(false);
+    let items: Vec<Item> = World::genoa()
+        .authorities()
+        .into_iter()
+        .chain([World::genoa().vek(), crl(&KEYS.ark, &[7], NOW - 100, NOW + 1000)])
+        .map(|bytes| Item { name: "item".to_owned(), bytes })
+        .collect();
+    let judge = |appraised_under: &Anchors| {
+        let collateral =
+            Collateral::appraise(&items, appraised_under, &mut Marks::default(), at(NOW)).collateral;
+        let stage = Stage { bytes: stage.bytes.clone(), collateral, anchors: stage.anchors.clone() };
+        stage.verify(NOW, Some(&cache)).map(|claims| snp(&claims).crl_checked).map_err(|f| f.reason)
+    };
+    assert_eq!(judge(&Anchors::built_in()), Ok(false));
+    assert_eq!(judge(&stage.anchors), Err(Reason::CertificateRevoked), "the same items, other collateral");
+}
+
+#[test]
 fn missing_certificates_are_named() {
     let anchors = Anchors::new(vec![], vec![Fingerprint::of(&World::ark())]);
     let world = World::genoa();

@@ -33,11 +33,21 @@ pub struct Attestation {
 impl WorkloadIdentitySpec {
     pub(super) fn check(&self, spec: &Path, report: &mut dyn FnMut(Path, String)) {
         super::check_labels(&self.labels, &spec.key("labels"), report);
-        if self.spiffe_id.0.path().is_empty() {
+        let path = self.spiffe_id.0.path();
+        if path.is_empty() {
             report(
                 spec.key("spiffeId"),
                 format!("`{}` is the trust domain's own ID: a workload's ID has a path", self.spiffe_id),
             );
         }
+        if let Some((prefix, whose)) = RESERVED.iter().find(|(p, _)| path.split('/').nth(1) == Some(p)) {
+            let message = format!("`{}`: IDs below /{prefix} are those of {whose}", self.spiffe_id);
+            report(spec.key("spiffeId"), message);
+        }
     }
 }
+
+/// The first segments of the IDs that no evidence is exchanged for: a workload
+/// with one would be taken for who governs the mesh.
+const RESERVED: [(&str, &str); 2] =
+    [("operator", "operators, which hold them without evidence"), ("countersign", "the control plane")];

@@ -9,7 +9,10 @@ use crate::kinds::scalar::{format_check, quoted};
 use crate::problem::Problem;
 
 /// More problems than this help nobody.
-const MAX_PROBLEMS: usize = 100;
+pub(crate) const MAX_PROBLEMS: usize = 100;
+
+/// The longest word that may be a misspelt one, in bytes: a DNS-1123 name.
+const MAX_WORD: usize = 253;
 
 /// Checks `node` against `schema`.
 pub(crate) fn check(file: &str, node: &Node, schema: &Json) -> Vec<Problem> {
@@ -20,6 +23,10 @@ pub(crate) fn check(file: &str, node: &Node, schema: &Json) -> Vec<Problem> {
 
 /// The nearest of `known`, if one is near enough to be meant.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // The cost is the product of the lengths, and no name of ours is longer.
+    if word.len() > MAX_WORD {
+        return None;
+    }
     let lower = word.to_ascii_lowercase();
     known
         .map(|k| (strsim::normalized_damerau_levenshtein(&lower, &k.to_ascii_lowercase()), k))

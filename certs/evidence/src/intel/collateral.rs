@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::tcb::TcbStatus;
+use crate::bytes::sha256;
 use crate::claims::{Tee, Window};
 use crate::finding::Finding;
 use crate::reason::Reason;
@@ -82,10 +83,33 @@ impl<'a> Signed<'a> {
         Ok(Self { kind, body, signature: bytes })
     }
 
-    /// Whether this certificate's key made the signature.
-    pub(crate) fn is_signed_by(&self, certificate: &Certificate) -> bool {
+    /// Whether the leaf of `path` made the signature: a TCB signing certificate
+    /// directly under a root.
+    pub(crate) fn verify(&self, path: &Path) -> Result<Arc<Certificate>, Finding> {
+        let [signer, _root] = path.certificates.as_slice() else {
+            return Err(invalid("TCB signing certificate", "issued by the root", "another chain"));
+        };
+        if !self.is_signed_by(signer) {
+            return Err(invalid("signature", "signed by the TCB signing certificate", "another signature"));
+        }
+        Ok(Arc::clone(signer))
+    }
+
+    fn is_signed_by(&self, certificate: &Certificate) -> bool {
         let [4, point @ ..] = certificate.public_key() else { return false };
         point.try_into().is_ok_and(|point| verify_p256(point, self.body.as_bytes(), &self.signature))
+    }
+
+    /// The document that this body is, with who signed it.
+    pub(crate) fn endorse<T>(
+        &self,
+        document: T,
+        signer: Arc<Certificate>,
+        path: &Path,
+        window: Window,
+    ) -> Endorsed<T> {
+        let window = window.intersect(path.window);
+        Endorsed { document, signer, path: path.clone(), window, digest: sha256(self.body.as_bytes()) }
     }
 }
 
@@ -102,6 +126,8 @@ pub(crate) struct Endorsed<T> {
     pub(crate) path: Path,
     /// When the document and its chain are valid.
     pub(crate) window: Window,
+    /// SHA-256 of the body.
+    pub(crate) digest: [u8; 32],
 }
 
 /// TCB info, version 2 (SGX) or 3.

@@ -7,6 +7,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
 use super::{Algorithms, Certificate, Path, magnitude, seconds};
 use crate::anchors::Fingerprint;
+use crate::bytes::sha256;
 use crate::claims::Window;
 use crate::finding::Finding;
 use crate::reason::Reason;
@@ -24,6 +25,7 @@ pub(crate) struct Crl {
     number: u64,
     window: Window,
     issued: u64,
+    digest: [u8; 32],
     revoked: HashSet<Box<[u8]>>,
 }
 
@@ -73,6 +75,7 @@ impl Crl {
             window: Window { from: seconds(list.this_update.timestamp()), until: seconds(next.timestamp()) }
                 .intersect(path.window),
             issued: seconds(list.this_update.timestamp()),
+            digest: sha256(der),
             revoked: list.revoked_certificates.iter().map(|r| magnitude(r.raw_serial()).into()).collect(),
         })
     }
@@ -96,6 +99,11 @@ impl Crl {
     /// thisUpdate, seconds since the epoch.
     pub(crate) const fn issued(&self) -> u64 {
         self.issued
+    }
+
+    /// SHA-256 of the DER encoding.
+    pub(crate) const fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// The common name of the certificate that signed it.
@@ -155,6 +163,7 @@ mod tests {
             number: 0,
             window: Window::ALWAYS,
             issued: 0,
+            digest: [0; 32],
             revoked: HashSet::from([Box::from(ask.serial())]),
         };
         assert!(crl.revokes(&ask));
