@@ -221,7 +221,7 @@ fn build(
     // Whatever was verified under other anchors is not believed again.
     let reusable = previous.filter(|p| p.anchors == anchors);
     let (collateral, refused_collateral) = match reusable {
-        Some(p) if p.collateral_items == collateral_items => {
+        Some(p) if p.collateral_items == collateral_items && p.collateral.is_current(now) => {
             (p.collateral.clone(), p.refused_collateral.clone())
         }
         _ => {

@@ -395,3 +395,33 @@ fn an_explanation_says_who_demands_what() {
     assert_eq!(nobody.destination_must_prove.refused.unwrap().reason, Reason::NoPolicy);
     assert!(!nobody.authorization.allowed && !nobody.assumptions.is_empty());
 }
+
+#[test]
+fn a_revocation_that_was_issued_ahead_of_our_clock_counts_from_then_on() {
+    use countersign_attester::emulated::CollateralSpec;
+    let machine = WORLD.vendor.tdx(TdxSpec::default()).unwrap();
+    let newer = CollateralSpec {
+        issued: Some(NOW + 60),
+        crl_number: 2,
+        revoked_pck: vec![machine.pck_serial().clone()],
+        ..CollateralSpec::default()
+    };
+    let inputs = || {
+        let mut inputs = WORLD.inputs(&resources());
+        inputs.collateral.extend(WORLD.vendor.collateral_with(&newer, at(0)).unwrap());
+        inputs
+    };
+    // Signatures are random: the very same items each time.
+    let (first, second, third) = {
+        let items = inputs();
+        (items.clone(), items.clone(), items)
+    };
+    let mut marks = Marks::default();
+    let view = View::build(first, &mut marks, at(0)).view;
+    assert!(judge(&view, WORLD.presented(LEDGER, TdxSpec::default()), 30).is_ok());
+    let view = View::build_after(&view, second, &mut marks, at(59)).view;
+    assert!(judge(&view, WORLD.presented(LEDGER, TdxSpec::default()), 59).is_ok());
+    let view = View::build_after(&view, third, &mut marks, at(60)).view;
+    let denial = judge(&view, WORLD.presented(LEDGER, TdxSpec::default()), 60).unwrap_err();
+    assert_eq!(denial.reason, Reason::CertificateRevoked);
+}

@@ -53,7 +53,7 @@ pub struct Mark {
 }
 
 /// Collateral whose signatures have been verified.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Collateral {
     /// SHA-256 over everything that a verification sees of it: for caches and logs.
     id: [u8; 32],
@@ -62,6 +62,23 @@ pub struct Collateral {
     crls: Vec<Arc<Crl>>,
     tcb_infos: Vec<Arc<Endorsed<TcbInfo>>>,
     qe_identities: Vec<Arc<Endorsed<QeIdentity>>>,
+    /// When the first of the pieces that were not issued yet is issued.
+    renewed_at: u64,
+}
+
+impl Default for Collateral {
+    /// None at all.
+    fn default() -> Self {
+        Self {
+            id: [0; 32],
+            anchors: Anchors::default(),
+            certificates: Vec::new(),
+            crls: Vec::new(),
+            tcb_infos: Vec::new(),
+            qe_identities: Vec::new(),
+            renewed_at: u64::MAX,
+        }
+    }
 }
 
 /// What came of appraising a set of items.
@@ -158,6 +175,7 @@ impl Collateral {
             |crl, _| {
                 let key = format!("crl {} @{}", crl.signer_name(), crl.root());
                 marks.admit(&key, Mark { number: crl.number(), issued: crl.issued() }, now)?;
+                self.renewed_at = self.renewed_at.min(in_future(crl.issued(), now));
                 let same = |old: &Arc<Crl>| old.root() == crl.root() && old.issuer() == crl.issuer();
                 let rank = |c: &Crl| (c.issued() <= now, c.number(), c.issued());
                 match self.crls.iter_mut().find(|old| same(old)) {
@@ -215,6 +233,7 @@ impl Collateral {
         let key = format!("tcbInfo {} {} @{}", info.tee, hex::encode(info.fmspc), new.path.root);
         let issue = |i: &TcbInfo| Mark { number: u64::from(i.evaluation_number), issued: i.window.from };
         marks.admit(&key, issue(info), now)?;
+        self.renewed_at = self.renewed_at.min(in_future(info.window.from, now));
         let about =
             |e: &Endorsed<TcbInfo>| (e.document.tee, e.document.fmspc, e.document.pce_id, e.path.root);
         // Of two versions of one issue the later one says more.
@@ -239,6 +258,7 @@ impl Collateral {
         let key = format!("qeIdentity {} @{}", new.document.tee, new.path.root);
         let issue = |i: &QeIdentity| Mark { number: u64::from(i.evaluation_number), issued: i.window.from };
         marks.admit(&key, issue(&new.document), now)?;
+        self.renewed_at = self.renewed_at.min(in_future(new.document.window.from, now));
         let rank = |e: &Endorsed<QeIdentity>| {
             let mark = issue(&e.document);
             (mark.issued <= now, mark)
@@ -291,6 +311,14 @@ impl Collateral {
     #[must_use]
     pub const fn id(&self) -> &[u8; 32] {
         &self.id
+    }
+
+    /// Whether it is at `now` still what its items come to: a piece of them that
+    /// was issued later than when they were appraised (by a clock that is ahead
+    /// of ours) is not in use until they are appraised again.
+    #[must_use]
+    pub const fn is_current(&self, now: UnixTime) -> bool {
+        now.as_secs() < self.renewed_at
     }
 
     /// All certificates that came with the items, each once, of all vendors.
@@ -350,6 +378,11 @@ impl Collateral {
         out.sort_by(|a, b| (a.kind, &a.subject, a.window.from).cmp(&(b.kind, &b.subject, b.window.from)));
         out
     }
+}
+
+/// The time of issue if it is still to come.
+const fn in_future(issued: u64, now: u64) -> u64 {
+    if issued > now { issued } else { u64::MAX }
 }
 
 /// A certificate that may sign lists or documents.

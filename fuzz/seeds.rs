@@ -1,0 +1,106 @@
+//! Writes a corpus to start from: one genuine example of everything that the
+//! targets read. A target itself, so that it is built with their flags.
+#![no_main]
+
+use std::fs;
+use std::path::Path;
+
+use countersign_attester::Attester;
+use countersign_attester::emulated::{SgxSpec, SnpSpec, TdxSpec};
+use countersign_evidence::Evidence;
+use countersign_fuzz::{TRUST_DOMAIN, VENDOR, now};
+use countersign_ratls::ca::Leaf;
+use countersign_ratls::csr::{AttestedRequest, Pending};
+use countersign_ratls::key::{KeyType, PrivateKey};
+use countersign_ratls::{Authority, Bundle, SpiffeId, TrustDomain};
+use countersign_wire::proto::{ControlMessage, ProxyMessage, Update, control_message};
+use countersign_wire::snapshot::{Entries, Entry};
+use countersign_wire::{Snapshot, SnapshotKey};
+use prost::Message;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+libfuzzer_sys::fuzz_target!(init: write().expect("a corpus"), |_data: &[u8]| {});
+
+fn seed(target: &str, name: &str, bytes: &[u8]) -> Outcome {
+    let directory = Path::new("corpus").join(target);
+    fs::create_dir_all(&directory)?;
+    Ok(fs::write(directory.join(format!("seed-{name}")), bytes)?)
+}
+
+fn write() -> Outcome {
+    for item in VENDOR.collateral(now())? {
+        seed("collateral", &item.name.replace('/', "-"), &item.bytes)?;
+    }
+    let trust_domain = TrustDomain::parse(TRUST_DOMAIN)?;
+    let authority = Authority::create(&trust_domain, 86_400, now())?;
+    let snapshot_key = SnapshotKey::generate()?;
+    let bundle = Bundle {
+        trust_domain,
+        x509_authorities: vec![authority.certificate.clone()],
+        snapshot_keys: vec![snapshot_key.public()],
+        sequence: 1,
+        refresh_hint: Some(60),
+    };
+    seed("bundle", "json", bundle.to_json().as_bytes())?;
+    let machines: [(&str, std::sync::Arc<dyn Attester>); 5] = [
+        ("tdx4", VENDOR.tdx(TdxSpec { quote_version: 4, ..TdxSpec::default() })?),
+        ("tdx5", VENDOR.tdx(TdxSpec { quote_version: 5, ..TdxSpec::default() })?),
+        ("sgx", VENDOR.sgx(SgxSpec::default())?),
+        ("snp3", VENDOR.snp(SnpSpec { version: 3, ..SnpSpec::default() })?),
+        ("snp5", VENDOR.snp(SnpSpec { version: 5, ..SnpSpec::default() })?),
+    ];
+    for (name, machine) in machines {
+        attested(name, &*machine, &authority)?;
+    }
+    seed("cmw", "json", br#"{"__cmwc_t":"tag:x","a":["application/x","AQID",4]}"#)?;
+    let mut entries = Entries::new();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
+    for example in fs::read_dir(examples)? {
+        let path = example?.path();
+        let text = fs::read_to_string(&path)?;
+        seed("yaml", &path.file_name().unwrap_or_default().to_string_lossy(), text.as_bytes())?;
+        for resource in countersign_config::parse("", &text).unwrap_or_default() {
+            let key = resource.key();
+            let name = format!("resource/{}/{}/{}", key.kind.name(), key.namespace, key.name);
+            entries.insert(name.into(), Entry::new(resource.to_json().into()));
+        }
+    }
+    let snapshot = Snapshot::sign(bundle.trust_domain.clone(), 7, entries, &snapshot_key)?;
+    seed("snapshot", "signed", &snapshot.encode())?;
+    messages(bundle)
+}
+
+fn attested(name: &str, machine: &dyn Attester, authority: &Authority) -> Outcome {
+    let key = PrivateKey::generate(KeyType::EcP256)?;
+    let pending = Pending::new(&key, &[7; 32])?;
+    let produced = machine.evidence(&pending.report_data)?;
+    Evidence::sniff(&produced.value)?;
+    seed("evidence", name, &produced.value)?;
+    let request = pending.finish(&key, produced.media_type, &produced.value)?;
+    seed("request", name, &request)?;
+    let request = AttestedRequest::parse(&request)?;
+    seed("cmw", name, &request.cmw)?;
+    let id = SpiffeId::parse(&format!("spiffe://{TRUST_DOMAIN}/{name}"))?;
+    let leaf = Leaf { spki: &request.spki, id: &id, lifetime: 3600, cmw: Some(&request.cmw) };
+    for certificate in authority.issue(&leaf, now())? {
+        seed("certificate", name, &certificate)?;
+    }
+    Ok(())
+}
+
+fn messages(bundle: Bundle) -> Outcome {
+    let mut subscription = countersign_wire::client::Subscription::new(bundle, None);
+    let hello = subscription.hello("proxy", "default/ledger", "fuzz");
+    let in_use = countersign_wire::client::Subscription::in_use(7, 1, 2);
+    let update = ControlMessage {
+        message: Some(control_message::Message::Update(Update { generation: 7, ..Update::default() })),
+    };
+    let framed = |message: Vec<u8>| {
+        let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
+        [&length.to_le_bytes()[..], &message].concat()
+    };
+    let encode = |message: &ProxyMessage| framed(message.encode_to_vec());
+    let stream = [encode(&hello), encode(&in_use), framed(update.encode_to_vec())].concat();
+    seed("messages", "stream", &stream)
+}
