@@ -127,3 +127,23 @@ impl Metrics {
 fn counter(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
     IntCounterVec::new(Opts::new(name, help), labels)
 }
+
+#[cfg(test)]
+#[path = "../../tests/shared/metrics_page.rs"]
+mod page;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_metrics_is_that_of_the_code() {
+        let metrics = Metrics::new().unwrap();
+        metrics.issuance(None);
+        metrics.handshake(None);
+        metrics.applied("applied");
+        metrics.proxies("synced", 1);
+        let exposition = String::from_utf8(metrics.text()).unwrap();
+        page::check("countersign-control-plane", &exposition, &page::declared(include_str!("metrics.rs")));
+    }
+}

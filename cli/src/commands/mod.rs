@@ -137,4 +137,28 @@ mod tests {
         }
         assert!(examples > 20);
     }
+
+    /// The lines of the ```sh blocks of a page.
+    fn shell_lines(page: &str) -> impl Iterator<Item = &str> {
+        page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).flat_map(str::lines)
+    }
+
+    #[test]
+    fn every_command_of_the_guides_can_be_parsed() {
+        let pages = [include_str!("../../../README.md"), include_str!("../../../docs/operators.md")];
+        let mut ours = 0;
+        for line in pages.into_iter().flat_map(shell_lines) {
+            let line = line.split(['|', '>', '#']).next().unwrap().trim();
+            let known = ["make ", "curl ", "export ", "countersign-proxy ", "countersign-control-plane "];
+            if line.is_empty() || known.iter().any(|program| line.starts_with(program)) {
+                continue;
+            }
+            if let Err(error) = Cli::try_parse_from(line.split_whitespace()) {
+                panic!("`{line}`: {error}");
+            }
+            assert!(line.starts_with("countersign "), "{line}");
+            ours += 1;
+        }
+        assert!(ours > 20, "{ours}");
+    }
 }

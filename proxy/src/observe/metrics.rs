@@ -241,3 +241,40 @@ pub fn tee_labels(admission: &Admission) -> (String, &'static str) {
 fn policy_label(verdict: &Verdict) -> String {
     format!("{}/{}", verdict.policy.namespace, verdict.policy.name)
 }
+
+#[cfg(test)]
+#[path = "../../../tests/shared/metrics_page.rs"]
+mod page;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use countersign_evidence::{Finding, Reason};
+
+    #[test]
+    fn the_page_of_metrics_is_that_of_the_code() {
+        let metrics = Metrics::new().unwrap();
+        let hop = metrics.hop("spiffe://a/me", "spiffe://a/peer", Role::Client);
+        hop.open();
+        hop.close("-");
+        metrics.denied(&Finding::new(Reason::Internal, "", "", "").into(), Role::Client);
+        metrics.revoked("verdict");
+        metrics.refused("inbound", Reason::Overloaded);
+        metrics.rejected("AttestationPolicy");
+        metrics.refreshed(true);
+        metrics.hops(Role::Client).inc();
+        let exposition = String::from_utf8(metrics.render().unwrap()).unwrap();
+        page::check("countersign-proxy", &exposition, &page::declared(include_str!("names.rs")));
+    }
+
+    #[test]
+    fn principals_beyond_the_limit_share_a_series() {
+        let metrics = Metrics::new().unwrap();
+        for i in 0..PRINCIPALS {
+            let peer = format!("spiffe://a/{i}");
+            assert_eq!(metrics.principal(&peer), peer);
+        }
+        assert_eq!(metrics.principal("spiffe://a/one-more"), "other");
+        assert_eq!(metrics.principal("spiffe://a/0"), "spiffe://a/0");
+    }
+}
