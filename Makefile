@@ -30,7 +30,7 @@ lint: packages ## Formatting, clippy, licences and sources of dependencies
 	@$(CARGO) deny --version 2>/dev/null | grep -qF '$(CARGO_DENY_VERSION)' || $(CARGO) install cargo-deny --version $(CARGO_DENY_VERSION) --locked
 	$(CARGO) deny --log-level error check --hide-inclusion-graph bans licenses sources
 
-bench: packages ## Benchmarks: instruction counts (gated), then CPU time ratios (reported)
+bench: packages build ## Benchmarks: instruction counts (gated), then CPU time ratios and latencies (reported)
 	$(CARGO) build --profile bench -p countersign-benches --bins
 	@scripts/bench
 
