@@ -3,16 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
 mod intel_samples;
+mod oracle;
 
 use countersign_evidence::cache::Cache;
 use countersign_evidence::collateral::{Appraised, Item, Mark, Marks};
 use countersign_evidence::intel::Quote;
 use countersign_evidence::{Anchors, Collateral, Evidence, Finding, Reason, verify};
-use intel_samples::{Sample, appraise, at, ours, package, samples};
+use intel_samples::{Sample, appraise, at, ours, samples};
+use oracle::package;
 
 /// The TDX sample, and its collateral as the files that Intel publishes.
 fn tdx() -> (Sample, Vec<Item>) {
-    let sample = samples(&package()).into_iter().find(|s| s.name == "tdx_quote").unwrap();
+    let sample = samples(&package("dcap-qvl")).into_iter().find(|s| s.name == "tdx_quote").unwrap();
     let json: serde_json::Value = serde_json::from_slice(&sample.file).unwrap();
     let text = |key: &str| json[key].as_str().unwrap().to_owned();
     let signed = |outer: &str, key: &str| {

@@ -1,8 +1,7 @@
 //! The quotes that ship inside the dcap-qvl package, with their collateral.
 #![allow(unreachable_pub, dead_code, reason = "each test uses a part of it")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,25 +9,6 @@ use countersign_evidence::claims::{Body, IntelPlatform};
 use countersign_evidence::collateral::{Item, Marks};
 use countersign_evidence::intel::Quote;
 use countersign_evidence::{Anchors, Claims, Collateral, Evidence, Finding, UnixTime, verify};
-
-/// The sources of dcap-qvl, with samples inside.
-pub fn package() -> PathBuf {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let run = |args: &[&str]| {
-        let output =
-            Command::new(&cargo).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    };
-    // For this platform only: the sources of the others may not be at hand.
-    let version = run(&["-vV"]);
-    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
-    let output = run(&["metadata", "--format-version", "1", "--offline", "--filter-platform", host]);
-    let metadata: serde_json::Value = serde_json::from_str(&output).unwrap();
-    let packages = metadata["packages"].as_array().unwrap();
-    let package = packages.iter().find(|p| p["name"] == "dcap-qvl").unwrap();
-    Path::new(package["manifest_path"].as_str().unwrap()).parent().unwrap().to_owned()
-}
 
 pub fn ours(quote: &[u8], collateral: &Collateral, now: u64) -> Result<Arc<Claims>, Finding> {
     let quote = Quote::parse(quote)?;

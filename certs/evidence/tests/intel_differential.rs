@@ -17,6 +17,7 @@
 )]
 
 mod intel_samples;
+mod oracle;
 
 use aws_lc_rs::digest;
 use countersign_evidence::intel::Quote;
@@ -24,7 +25,8 @@ use countersign_evidence::{Claims, Reason};
 use dcap_qvl::QuoteCollateralV3;
 use dcap_qvl::config::{Config, CryptoProvider};
 use dcap_qvl::verify::{QuoteVerifier, VerifiedReport};
-use intel_samples::{Sample, appraise, ours, package, platform, samples};
+use intel_samples::{Sample, appraise, ours, platform, samples};
+use oracle::package;
 
 /// dcap-qvl on our provider of cryptography.
 struct AwsLc;
@@ -73,7 +75,7 @@ fn agree(name: &str, ours: &Claims, theirs: &VerifiedReport) {
 
 #[test]
 fn both_give_the_same_result_for_its_own_samples() {
-    let dir = package();
+    let dir = package("dcap-qvl");
     let root = std::fs::read(dir.join("src/TrustedRootCA.der")).unwrap();
     for Sample { name, quote, file, now } in samples(&dir) {
         let collateral = appraise(name, &file, now);
@@ -107,7 +109,7 @@ fn both_give_the_same_result_for_its_own_samples() {
 
 #[test]
 fn both_refuse_the_same_changes() {
-    let dir = package();
+    let dir = package("dcap-qvl");
     let root = std::fs::read(dir.join("src/TrustedRootCA.der")).unwrap();
     for Sample { name, quote, file, now } in samples(&dir) {
         let collateral = appraise(name, &file, now);
