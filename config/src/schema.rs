@@ -89,6 +89,9 @@ fn document<M: JsonSchema, S: JsonSchema>(kind: &'static str) -> (&'static str, 
         schema.insert("description".to_owned(), description);
     }
     forbid_null(&mut schema);
+    // Whether a map of the JSON library keeps an order of its own is up to a
+    // feature, which any crate that is built with this one may turn on.
+    schema.sort_all_objects();
     (kind, schema)
 }
 
