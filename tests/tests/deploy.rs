@@ -1,4 +1,5 @@
 //! docker-compose.yml and the files that it names fit together.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::path::{Path, PathBuf};
 

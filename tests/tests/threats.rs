@@ -1,4 +1,5 @@
 //! docs/threats.md names tests; each of them exists.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
