@@ -12,11 +12,12 @@ use countersign_evidence::cache::Cache;
 use countersign_evidence::collateral::{Collateral, Item, Marks};
 use countersign_evidence::policy::References;
 use countersign_evidence::{Anchors, Finding, Fingerprint, UnixTime};
+use countersign_ratls::key::KeyType;
 use countersign_ratls::{Bundle, SpiffeId, TrustDomain};
 
 use self::authorize::CallPolicy;
 use self::compile::HopPolicy;
-use crate::kinds::trust_domain::{KeyType, TrustDomainSpec};
+use crate::kinds::trust_domain::{KeyType as Wanted, TrustDomainSpec};
 use crate::kinds::{Selector, WorkloadIdentitySpec};
 use crate::resource::{Key, Kind, Metadata, ROOT_NAMESPACE, Resource};
 
@@ -173,13 +174,10 @@ impl View {
     /// The kind of key of the trust domain's SVIDs.
     #[must_use]
     pub const fn svid_key_type(&self) -> KeyType {
-        self.trust_domain.svid.key_type
-    }
-
-    /// The lifetime of the trust domain's CA certificate in seconds.
-    #[must_use]
-    pub fn ca_lifetime(&self) -> u64 {
-        self.trust_domain.ca.lifetime.as_secs()
+        match self.trust_domain.svid.key_type {
+            Wanted::EcP256 => KeyType::EcP256,
+            Wanted::EcP384 => KeyType::EcP384,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::digest;
 use countersign_attester::Attester as _;
 use countersign_attester::emulated::{TdxSpec, Vendor};
 use countersign_config::view::explain::Known;
@@ -234,13 +235,51 @@ fn the_path_and_the_evidence_are_checked_before_policies() {
     assert_eq!(reason(unknown), Reason::SvidUntrusted);
 }
 
+/// 2.23.133.5.4.9 with `60000([quote, claims-buffer])` of CCC Interoperable RA-TLS.
+fn ccc_extension(key: &PrivateKey) -> rcgen::CustomExtension {
+    let spki_hash = digest::digest(&digest::SHA256, &key.spki());
+    let claims = [b"\xa1\x6bpubkey-hash\x58\x24\x82\x01\x58\x20", spki_hash.as_ref()].concat();
+    let mut report_data = [0; 64];
+    report_data[..32].copy_from_slice(digest::digest(&digest::SHA256, &claims).as_ref());
+    let quote = WORLD.vendor.tdx(TdxSpec::default()).unwrap().quote(&report_data).unwrap();
+    let length = u16::try_from(quote.len()).unwrap().to_be_bytes();
+    let claims_length = [0x58, u8::try_from(claims.len()).unwrap()];
+    let value = [b"\xd9\xea\x60\x82\x59", &length[..], &quote[..], &claims_length[..], &claims[..]].concat();
+    rcgen::CustomExtension::from_oid_content(&[2, 23, 133, 5, 4, 9], value)
+}
+
+/// An SVID of this CA whose evidence stands in these extensions.
+fn svid_with(key: &PrivateKey, extensions: Vec<rcgen::CustomExtension>) -> Vec<CertificateDer<'static>> {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.not_before = time::OffsetDateTime::from_unix_timestamp(i64::try_from(NOW).unwrap()).unwrap();
+    params.not_after = params.not_before + Duration::from_secs(7200);
+    params.subject_alt_names = vec![rcgen::SanType::URI(LEDGER.try_into().unwrap())];
+    params.is_ca = rcgen::IsCa::ExplicitNoCa;
+    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+    params.custom_extensions = extensions;
+    let issuer =
+        rcgen::Issuer::from_ca_cert_der(&WORLD.authority.certificate, WORLD.authority.key()).unwrap();
+    vec![params.signed_by(key, &issuer).unwrap().der().clone()]
+}
+
+/// From the bytes of a certificate on, as in a handshake.
 #[test]
 fn foreign_forms_of_evidence_are_accepted_on_request() {
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    let chain = svid_with(&key, vec![ccc_extension(&key)]);
     let foreign = || {
-        let mut presented = WORLD.presented(LEDGER, TdxSpec::default());
-        presented.evidence.as_mut().unwrap().form = Form::Ccc;
+        let presented = Presented::parse(&chain).unwrap();
+        assert_eq!(presented.evidence.as_ref().unwrap().form, Form::Ccc);
         presented
     };
+    let thief = PrivateKey::generate(KeyType::EcP256).unwrap();
+    let stolen = Presented::parse(&svid_with(&thief, vec![ccc_extension(&key)])).unwrap_err();
+    assert_eq!(stolen.reason, Reason::BindingMismatch);
+    let native = rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 35], vec![4, 1, 0xa0]);
+    let both = Presented::parse(&svid_with(&key, vec![native, ccc_extension(&key)])).unwrap_err();
+    assert_eq!(both.reason, Reason::EvidenceDuplicate);
+
     let denial = judge(&WORLD.view(&resources()), foreign(), 60).unwrap_err();
     assert_eq!((denial.reason, denial.rule.as_str()), (Reason::UnsupportedFormat, "acceptForms"));
     let lenient = resources().replace("spec:\n  \n", "spec:\n  acceptForms: [Native, Ccc]\n");

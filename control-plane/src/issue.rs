@@ -9,6 +9,7 @@ use countersign_evidence::{Claims, Denial, Finding, Fingerprint, Reason};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::ca::Leaf;
 use countersign_ratls::csr::AttestedRequest;
+use countersign_ratls::throttle::Throttle;
 use countersign_wire::proto::identity_server::Identity;
 use countersign_wire::{proto, refusal};
 use rustls_pki_types::CertificateDer;
@@ -36,6 +37,7 @@ pub(crate) struct Issuer {
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) count: std::sync::atomic::AtomicU64,
+    pub(crate) throttle: Throttle,
 }
 
 impl Issuer {
@@ -184,9 +186,12 @@ impl Identity for IdentityService {
             .map_err(|e| refusal::with_reason(Reason::Internal, format!("issuance: {e}")))?;
         self.0.metrics.issuance(outcome.as_ref().err().map(|denial| denial.reason));
         let chain = outcome.map_err(|denial| {
-            tracing::warn!(
-                target: "issuance", workload = %workload.escape_default(), %address, reason = %denial.reason, %denial, "refused"
-            );
+            if let Some(line) = self.0.throttle.line(self.0.clock.seconds()) {
+                tracing::warn!(
+                    target: "issuance", workload = %workload.escape_default(), %address, reason = %denial.reason,
+                    %denial, line.suppressed, "refused"
+                );
+            }
             refusal::status(&denial)
         })?;
         Ok(Response::new(proto::IssueResponse {

@@ -19,6 +19,7 @@
 pub mod clock;
 mod error;
 mod files;
+pub mod process;
 
 mod keep;
 pub mod store;

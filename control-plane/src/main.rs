@@ -44,6 +44,9 @@ enum Format {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_logging(arguments.log, arguments.log_format);
+    for missing in countersign_control_plane::process::harden() {
+        tracing::warn!("{missing}");
+    }
     match run(&arguments.config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

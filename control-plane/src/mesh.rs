@@ -11,6 +11,7 @@ use countersign_wire::server::{Heard, Peer, ProtocolError, Session};
 use countersign_wire::{proto, refusal};
 use futures_util::Stream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -22,6 +23,8 @@ use crate::status::{Name, Proxies};
 
 /// A proxy must say Hello within this time.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// A proxy that is no longer admitted must take the generation that says so within this time.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(10);
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -54,6 +57,7 @@ impl Mesh for MeshService {
             cuts: self.0.cuts.clone(),
             tick: self.0.tick.clone(),
             entry: None,
+            leaving: None,
             shared: Arc::clone(&self.0),
         };
         let stream = futures_util::stream::unfold(Some(driver), |driver| async {
@@ -77,6 +81,8 @@ struct Driver {
     cuts: watch::Receiver<Arc<Cut>>,
     tick: watch::Receiver<u64>,
     entry: Option<(Name, u64)>,
+    /// Why the proxy is no longer admitted, and when we stop waiting for it.
+    leaving: Option<(Status, Instant)>,
     shared: Arc<Shared>,
 }
 
@@ -89,7 +95,7 @@ impl Driver {
                 .map_err(|_| refusal::with_reason(Reason::Timeout, "no Hello within 10 s"))??;
             let Some(hello) = hello else { return Ok(None) };
             self.heard(hello)?;
-            self.offer();
+            self.catch_up();
         }
         loop {
             if let Some(message) = self.session.poll() {
@@ -97,6 +103,10 @@ impl Driver {
                 return Ok(Some(message));
             }
             self.report();
+            if let Some((status, _)) = self.leaving.take_if(|_| self.session.is_up_to_date()) {
+                return Err(status);
+            }
+            let until = self.leaving.as_ref().map(|(_, until)| *until);
             let shutdown = self.shared.shutdown.clone();
             tokio::select! {
                 // First of all: what the others wait for ends with it.
@@ -108,8 +118,10 @@ impl Driver {
                     if changed.is_err() {
                         return Ok(None);
                     }
-                    self.judge_again()?;
-                    self.offer();
+                    self.catch_up();
+                }
+                () = expiry(until) => {
+                    return Err(self.leaving.take().map_or_else(gone, |(status, _)| status));
                 }
                 changed = self.tick.changed() => {
                     if changed.is_err() {
@@ -180,6 +192,16 @@ impl Driver {
         })
     }
 
+    /// Offers what is current. A proxy that it no longer admits gets it all the
+    /// same, as the last thing: it is what makes the proxy cut its own hops,
+    /// some of which may lead to peers that have lost their stream as well.
+    fn catch_up(&mut self) {
+        self.offer();
+        let since = self.leaving.take().map(|(_, until)| until);
+        let until = since.unwrap_or_else(|| Instant::now() + GOODBYE_WITHIN);
+        self.leaving = self.judge_again().err().map(|status| (status, until));
+    }
+
     fn offer(&mut self) {
         let snapshot = Arc::clone(&self.cuts.borrow_and_update().snapshot);
         self.session.offer(snapshot);
@@ -210,6 +232,17 @@ impl Drop for Driver {
             tracing::info!(proxy = self.proxy(), "proxy disconnected");
         }
     }
+}
+
+async fn expiry(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn gone() -> Status {
+    refusal::with_reason(Reason::Internal, "the proxy was to leave and nobody knows why")
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "callers have no other use for it")]

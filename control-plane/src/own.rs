@@ -62,9 +62,14 @@ pub(crate) struct Renewer {
 }
 
 impl Renewer {
+    /// The kind of key that the trust domain asks for.
+    fn key_type(&self) -> KeyType {
+        self.issuer.view().svid_key_type()
+    }
+
     /// A new key, new evidence, a new certificate. Blocks for as long as the device quotes.
     fn renew(&self) -> Result<(Own, Identity), Error> {
-        let key = PrivateKey::generate(KeyType::EcP256)?;
+        let key = PrivateKey::generate(self.key_type())?;
         let mut challenge = [0; 32];
         rand::fill(&mut challenge)
             .map_err(|_| Finding::new(Reason::Internal, "challenge", "random numbers", "none"))?;
@@ -102,8 +107,12 @@ pub(crate) async fn keep_renewing(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let mut rotation = Rotation::new();
+    let mut kind = renewer.key_type();
     loop {
         let now = renewer.clock.seconds();
+        if std::mem::replace(&mut kind, renewer.key_type()) != kind {
+            rotation.expedite(now);
+        }
         if rotation.poll(now) == Action::Renew {
             let ours = Arc::clone(&renewer);
             let outcome = tokio::task::spawn_blocking(move || ours.renew())

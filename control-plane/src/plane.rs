@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use countersign_attester::Attester;
 use countersign_config::bootstrap::ControlPlaneBootstrap;
+use countersign_ratls::throttle::Throttle;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -184,6 +185,7 @@ impl Parts {
             clock: clock.clone(),
             metrics: Arc::clone(&metrics),
             count: 0.into(),
+            throttle: Throttle::default(),
         });
         let judge = Arc::new(Doorkeeper { bundle: keys.bundle.clone(), cuts: seen.clone() });
         let renewer = Arc::new(Renewer {
@@ -294,7 +296,7 @@ impl Bound {
         let cutting = cut::keep_cutting(cutter, cuts, changed, tick.subscribe(), both.clone(), stop.clone());
         spawn(&mut tasks, "cut", cutting);
         spawn(&mut tasks, "identity", own::keep_renewing(renewer, own, tick.subscribe(), both, stop.clone()));
-        let metrics = Arc::clone(&operator.metrics);
+        let metrics = (Arc::clone(&operator.metrics), operator.clock.clone());
         spawn(
             &mut tasks,
             "accept",

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use countersign_evidence::Reason;
+use countersign_ratls::throttle::Throttle;
 use countersign_ratls::tls::HandshakeError;
 use countersign_wire::MAX_MESSAGE;
 use countersign_wire::proto::identity_server::IdentityServer;
@@ -24,6 +25,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
 use crate::caller::{Caller, Class};
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::issue::IdentityService;
 use crate::mesh::MeshService;
@@ -98,14 +100,26 @@ struct Porch {
     connections: Arc<Semaphore>,
     bootstrap: Arc<Semaphore>,
     metrics: Arc<Metrics>,
+    throttle: Arc<Throttle>,
+    clock: Clock,
     accepted: mpsc::Sender<io::Result<Connection>>,
+}
+
+impl Porch {
+    /// Counts a refusal, and logs it within the limit of what strangers may make us log.
+    fn refuse(&self, address: SocketAddr, reason: Reason, why: impl std::fmt::Display) {
+        self.metrics.handshake(Some(reason));
+        if let Some(line) = self.throttle.line(self.clock.seconds()) {
+            tracing::warn!(%address, %reason, line.suppressed, %why, "handshake refused");
+        }
+    }
 }
 
 /// Accepts connections until shutdown, and hands on those that are admitted.
 pub(crate) async fn accept(
     listener: TcpListener,
     mut own: watch::Receiver<Option<Own>>,
-    metrics: Arc<Metrics>,
+    (metrics, clock): (Arc<Metrics>, Clock),
     accepted: mpsc::Sender<io::Result<Connection>>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -119,6 +133,8 @@ pub(crate) async fn accept(
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         bootstrap: Arc::new(Semaphore::new(MAX_BOOTSTRAP)),
         metrics,
+        throttle: Arc::default(),
+        clock,
         accepted,
     };
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
@@ -162,21 +178,19 @@ async fn handshake_with(porch: &Porch, socket: TcpStream, address: SocketAddr, p
                 HandshakeError::Tls { finding } => finding.reason,
                 HandshakeError::Io(_) => Reason::ConnectFailed,
             };
-            porch.metrics.handshake(Some(reason));
-            tracing::warn!(%address, %reason, %error, "handshake refused");
+            porch.refuse(address, reason, error);
             return;
         }
         Err(_) => {
-            porch.metrics.handshake(Some(Reason::Timeout));
-            tracing::warn!(%address, "handshake took longer than {} s", HANDSHAKE_WITHIN.as_secs());
+            let why = format!("it took longer than {} s", HANDSHAKE_WITHIN.as_secs());
+            porch.refuse(address, Reason::Timeout, why);
             return;
         }
     };
     let caller = Caller::new(handshaken.admission, address);
     let (deadline, bootstrap) = if caller.class() == Class::Bootstrap {
         let Ok(bootstrap) = Arc::clone(&porch.bootstrap).try_acquire_owned() else {
-            porch.metrics.handshake(Some(Reason::Overloaded));
-            tracing::warn!(%address, "too many callers without an SVID");
+            porch.refuse(address, Reason::Overloaded, "too many callers without an SVID");
             return;
         };
         (Some(Box::pin(tokio::time::sleep(BOOTSTRAP_WITHIN))), Some(bootstrap))

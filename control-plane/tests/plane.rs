@@ -225,7 +225,7 @@ async fn each_class_of_caller_has_its_services_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_that_policy_no_longer_admits_loses_its_stream() {
+async fn a_proxy_that_policy_no_longer_admits_hears_it_and_loses_its_stream() {
     let world = World::new();
     let plane = world.start().await;
     plane.apply(&world.resources()).await;
@@ -233,7 +233,9 @@ async fn a_proxy_that_policy_no_longer_admits_loses_its_stream() {
     let mut sidecar = proxy(&plane, &identity, None).await;
     sidecar.next().await.unwrap();
     sidecar.ack(&[]).await;
-    plane.apply(&reference_values("ee")).await;
+    let withdrawn = plane.apply(&reference_values("ee")).await;
+    // It is by this generation that the proxy cuts its own hops.
+    assert_eq!(sidecar.next().await.unwrap().generation(), withdrawn);
     let closed = sidecar.next().await.unwrap_err();
     assert_eq!(reason(&closed), Reason::MeasurementMismatch);
     let again = plane.connect(&identity).await;
@@ -247,6 +249,22 @@ async fn a_proxy_that_policy_no_longer_admits_loses_its_stream() {
         }
     };
     assert!(refused);
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_is_behind_hears_that_it_is_no_longer_admitted_when_it_has_caught_up() {
+    let world = World::new();
+    let plane = world.start().await;
+    plane.apply(&world.resources()).await;
+    let identity = plane.enrol(&*guest(&world), "demo/client").await.unwrap();
+    let mut sidecar = proxy(&plane, &identity, None).await;
+    // It has not answered this one when the next comes.
+    sidecar.next().await.unwrap();
+    let withdrawn = plane.apply(&reference_values("ee")).await;
+    sidecar.ack(&[]).await;
+    assert_eq!(sidecar.next().await.unwrap().generation(), withdrawn);
+    assert_eq!(reason(&sidecar.next().await.unwrap_err()), Reason::MeasurementMismatch);
     plane.stop().await;
 }
 

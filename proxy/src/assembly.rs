@@ -11,6 +11,7 @@ use countersign_attester::Attester;
 use countersign_config::bootstrap::{Inbound, Outbound, ProxyBootstrap};
 use countersign_config::{Inputs, View};
 use countersign_evidence::collateral::Marks;
+use countersign_ratls::throttle::Throttle;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
@@ -162,6 +163,7 @@ fn context(bootstrap: &ProxyBootstrap, clock: Clock, own: Vec<SocketAddr>) -> Re
         limits: bootstrap.limits.clone(),
         connections: Arc::new(Semaphore::new(usize::try_from(connections).unwrap_or(usize::MAX >> 4))),
         own,
+        throttle: Throttle::default(),
         drain,
         evidence: ArcSwapOption::empty(),
         applied: ArcSwap::from_pointee(Applied::default()),

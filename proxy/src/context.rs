@@ -10,6 +10,7 @@ use countersign_config::bootstrap::Limits;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::identity::Identity;
 use countersign_ratls::peer::{Admission, Judge};
+use countersign_ratls::throttle::Throttle;
 use countersign_ratls::tls::{ALPN_H2, Acceptor, Connector, Profile};
 use countersign_ratls::{IdPattern, SpiffeId};
 use tokio::sync::{Semaphore, watch};
@@ -42,18 +43,12 @@ impl Credentials {
     ///
     /// # Errors
     /// When the identity has no SPIFFE ID or its key cannot be used.
-    pub fn new(
-        identity: Identity,
-        judge: Arc<dyn Judge>,
-        clock: &Clock,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Self, Finding> {
+    pub fn new(identity: Identity, judge: Arc<dyn Judge>, clock: &Clock) -> Result<Self, Finding> {
         let Some(me) = identity.id.clone() else {
             return Err(Finding::new(Reason::SvidInvalid, "our certificate", "a SPIFFE ID", "none"));
         };
         let profile = Profile { alpn: vec![ALPN_H2.to_vec()], require_pq: false, clock: clock.provider() };
-        let witness: Arc<dyn Judge> =
-            Arc::new(Witness::new(Arc::clone(&judge), me.clone(), Arc::clone(metrics)));
+        let witness: Arc<dyn Judge> = Arc::new(Witness::new(Arc::clone(&judge), me.clone()));
         let acceptor = Acceptor::new(&identity, Arc::clone(&witness), &profile)?;
         Ok(Self { identity, me, judge, witness, acceptor, profile })
     }
@@ -89,6 +84,8 @@ pub struct Context {
     pub connections: Arc<Semaphore>,
     /// The addresses on which we listen ourselves.
     pub own: Vec<SocketAddr>,
+    /// What strangers may make us log.
+    pub throttle: Throttle,
     /// Where we are on the way to the end.
     pub drain: Drain,
     /// The evidence in our certificate.

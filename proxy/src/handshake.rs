@@ -39,8 +39,8 @@ pub(crate) async fn accept(
     let credentials = ctx.credentials()?;
     let abort = Abort::default();
     let handshake = credentials.acceptor.accept(Severable::new(socket, abort.clone()));
-    let done =
-        timeout(ctx.limits.handshake_timeout, handshake).await.map_err(|_| too_slow(ctx))?.map_err(denial)?;
+    let done = timeout(ctx.limits.handshake_timeout, handshake).await.map_err(|_| too_slow(ctx))?;
+    let done = done.map_err(|error| denial(error, Role::Client, ctx))?;
     Ok(Handshaken {
         stream: done.stream,
         role: Role::Client,
@@ -63,8 +63,8 @@ pub(crate) async fn connect(
     let connector = credentials.connector(to)?;
     let abort = Abort::default();
     let handshake = connector.connect(Severable::new(socket, abort.clone()));
-    let done =
-        timeout(ctx.limits.handshake_timeout, handshake).await.map_err(|_| too_slow(ctx))?.map_err(denial)?;
+    let done = timeout(ctx.limits.handshake_timeout, handshake).await.map_err(|_| too_slow(ctx))?;
+    let done = done.map_err(|error| denial(error, Role::Server, ctx))?;
     Ok(Handshaken {
         stream: done.stream,
         role: Role::Server,
@@ -81,9 +81,13 @@ fn too_slow(ctx: &Context) -> Denial {
     Finding::new(Reason::Timeout, "handshake", limit, "longer").into()
 }
 
-fn denial(error: HandshakeError) -> Denial {
+/// What a failed handshake with a peer in `role` amounts to. Our own refusals are counted.
+fn denial(error: HandshakeError, role: Role, ctx: &Context) -> Denial {
     match error {
-        HandshakeError::Denied(denial) => denial,
+        HandshakeError::Denied(denial) => {
+            ctx.metrics.denied(&denial, role);
+            denial
+        }
         HandshakeError::Tls { finding } => finding.into(),
         HandshakeError::Io(error) => {
             Finding::new(Reason::TlsFailure, "handshake", "a complete handshake", error.to_string()).into()

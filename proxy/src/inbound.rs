@@ -63,7 +63,11 @@ async fn one_hop(accepted: Accepted, hops: Arc<Semaphore>, config: Arc<Inbound>,
     let (hop, stream) = match appraised {
         Ok(appraised) => appraised,
         Err(denial) => {
-            tracing::info!(peer.address = %peer, reason = %denial.reason, %denial, "hop refused");
+            if let Some(line) = ctx.throttle.line(ctx.clock.seconds()) {
+                tracing::info!(
+                    peer.address = %peer, reason = %denial.reason, %denial, line.suppressed, "hop refused"
+                );
+            }
             return;
         }
     };

@@ -42,7 +42,9 @@ pub(crate) async fn accept(
             }
         };
         let Ok(permit) = Arc::clone(limit).try_acquire_owned() else {
-            tracing::warn!(%peer, direction, "connection refused: too many are open");
+            if let Some(line) = ctx.throttle.line(ctx.clock.seconds()) {
+                tracing::warn!(%peer, direction, line.suppressed, "connection refused: too many are open");
+            }
             ctx.metrics.refused(direction, Reason::Overloaded);
             countersign_net::abort(socket);
             continue;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use countersign_evidence::{Denial, Finding, Reason, UnixTime};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::{Admission, Judge, Presented, Role};
+use countersign_ratls::throttle::Throttle;
 use rustls_pki_types::CertificateDer;
 
 use crate::context::Context;
 use crate::handshake::Handshaken;
 use crate::live::{Hop, NewHop, Registered};
 use crate::observe::explain::Explanation;
-use crate::observe::metrics::Metrics;
 
 /// Proof that the peer of a hop was appraised, and that the hop can be cut.
 #[derive(Clone, Debug)]
@@ -49,19 +49,21 @@ pub(crate) fn admit<S>(handshaken: Handshaken<S>, ctx: &Context) -> Result<(Appr
     Ok((Appraised(Arc::new(hop)), stream))
 }
 
-/// The judge of handshakes: counts each refusal and logs it with everything
-/// that explains it, because only here it is known who asked.
+/// The judge of handshakes: logs each refusal, within the limit of what strangers
+/// may make us log, with everything that explains it, because only here it is known
+/// who asked. Whoever runs the handshake counts it, together with the refusals for
+/// which no judge is asked.
 #[derive(Debug)]
 pub(crate) struct Witness {
     inner: Arc<dyn Judge>,
     me: SpiffeId,
-    metrics: Arc<Metrics>,
+    throttle: Throttle,
 }
 
 impl Witness {
     /// Watches `inner`, who judges on behalf of `me`.
-    pub(crate) fn new(inner: Arc<dyn Judge>, me: SpiffeId, metrics: Arc<Metrics>) -> Self {
-        Self { inner, me, metrics }
+    pub(crate) fn new(inner: Arc<dyn Judge>, me: SpiffeId) -> Self {
+        Self { inner, me, throttle: Throttle::default() }
     }
 }
 
@@ -73,14 +75,14 @@ impl Judge for Witness {
         now: UnixTime,
     ) -> Result<Arc<Admission>, Denial> {
         self.inner.judge(chain, role, now).inspect_err(|denial| {
-            self.metrics.denied(denial, role);
+            let Some(line) = self.throttle.line(now.as_secs()) else { return };
             let peer = Presented::parse(chain).ok().and_then(|p| p.id);
             let peer = peer.as_ref().map_or("unknown", SpiffeId::as_str);
             let (source, destination) = match role {
                 Role::Client => (peer, self.me.as_str()),
                 Role::Server => (self.me.as_str(), peer),
             };
-            tracing::warn!(reason = %denial.reason, "handshake refused\n{}", Explanation { source, destination, denial });
+            tracing::warn!(reason = %denial.reason, line.suppressed, "handshake refused\n{}", Explanation { source, destination, denial });
         })
     }
 }

@@ -123,6 +123,28 @@ async fn a_certificate_is_renewed_with_another_key_before_it_ends() {
 }
 
 #[tokio::test]
+async fn a_trust_domain_that_asks_for_another_kind_of_key_gets_it_at_once() {
+    let world = World::new();
+    let plane = Plane::start(&world, TdxSpec::default()).await;
+    let text = "apiVersion: countersign.dev/v1alpha1\nkind: TrustDomain\nmetadata: { name: prod.example }\n\
+                spec: { svid: { keyType: EcP384 } }\n";
+    let mut wanted = entries(&world);
+    for resource in countersign_config::parse("trust-domain.yaml", text).unwrap() {
+        let name = EntryName::Resource(resource.key()).to_string();
+        wanted.insert(name.into(), Entry::new(Bytes::from(resource.to_json())));
+    }
+    plane.send.send_replace(Some(snapshot(&world, 1, wanted)));
+    let proxy = Proxy::run(world.bind(&bootstrap(&world, &plane, 0xd0)));
+    // The first key is made before there is any configuration; secp384r1 is 1.3.132.0.34.
+    let on_p384 = |chain: &[u8]| chain.windows(5).any(|bytes| bytes == [0x2b, 0x81, 0x04, 0x00, 0x22]);
+    let mut credentials = proxy.ctx.credentials.subscribe();
+    let first = credentials.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    assert!(!on_p384(&first.identity.chain[0]));
+    credentials.wait_for(|now| now.as_ref().is_some_and(|c| on_p384(&c.identity.chain[0]))).await.unwrap();
+    proxy.end().await;
+}
+
+#[tokio::test]
 async fn a_control_plane_with_other_measurements_gets_nothing_from_us() {
     let world = World::new();
     let mut plane = Plane::start(&world, TdxSpec { mr_td: [0xaa; 48], ..TdxSpec::default() }).await;

@@ -210,8 +210,7 @@ async fn a_peer_with_other_measurements_gets_no_hop_and_the_application_a_reset(
     let pair = Pair::build(world, |_| {}).await;
     let guard = Arc::new(Guard::new(identity.id.clone().unwrap(), Arc::clone(&pair.web.ctx.view), 8));
     let ctx = &pair.web.ctx;
-    let credentials =
-        countersign_proxy::context::Credentials::new(identity, guard, &ctx.clock, &ctx.metrics).unwrap();
+    let credentials = countersign_proxy::context::Credentials::new(identity, guard, &ctx.clock).unwrap();
     ctx.credentials.send_replace(Some(Arc::new(credentials)));
     let mut app = TcpStream::connect(pair.web.addresses.outbound[0]).await.unwrap();
     // What the application sends first must not arrive anywhere; it may not even be taken.

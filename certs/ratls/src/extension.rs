@@ -75,8 +75,8 @@ pub(crate) struct Subject<'a> {
 
 /// The evidence of a certificate, if it has any, bound to its key.
 ///
-/// Exactly one native extension counts; with it, a CCC extension may stand
-/// beside it and is not looked at.
+/// Of the extensions that carry evidence there may be one: no policy names
+/// which of several counts, so that several are refused (3-attestation, section 1.4).
 pub(crate) fn evidence(
     certificate: &X509Certificate<'_>,
     subject: Subject<'_>,
@@ -84,9 +84,14 @@ pub(crate) fn evidence(
     // Duplicates are refused when the certificate is parsed.
     let extensions = certificate.extensions().iter().map(|e| (e.oid.as_bytes(), e.value));
     let of = |wanted: &[u8]| extensions.clone().find(|(oid, _)| *oid == wanted);
-    let record =
-        of(ID_PE_CMW_DER).or_else(|| of(DICE_CMW_DER)).and_then(|(oid, value)| Record::read(oid, value));
-    match record {
+    let found = match (of(ID_PE_CMW_DER), of(DICE_CMW_DER)) {
+        (Some(_), Some(_)) => {
+            let (expected, presented) = ("one extension", "1.3.6.1.5.5.7.1.35 and 2.23.133.5.4.9");
+            return Err(Finding::new(Reason::EvidenceDuplicate, "evidence", expected, presented));
+        }
+        (native, foreign) => native.or(foreign),
+    };
+    match found.and_then(|(oid, value)| Record::read(oid, value)) {
         None => Ok(None),
         Some(record) => record?.bound_to(subject).map(Some),
     }

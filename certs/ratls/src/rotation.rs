@@ -59,6 +59,11 @@ impl Rotation {
         }
     }
 
+    /// Something else is wanted than what is in use: renews at `now`.
+    pub fn expedite(&mut self, now: u64) {
+        self.next = self.next.min(now);
+    }
+
     /// Whether renewal has failed for so long that somebody should look: less
     /// than a quarter of the lifetime remains.
     #[must_use]
@@ -100,6 +105,18 @@ mod tests {
             assert_eq!(rotation.poll(at - 1), Action::WaitUntil(at));
             assert_eq!(rotation.poll(at), Action::Renew);
         }
+    }
+
+    #[test]
+    fn it_renews_at_once_when_something_else_is_wanted_and_then_backs_off_as_always() {
+        let mut rotation = Rotation::new();
+        rotation.renewed(1000, 2000, 0);
+        rotation.expedite(1100);
+        assert_eq!(rotation.poll(1100), Action::Renew);
+        rotation.failed(1100, u32::MAX);
+        assert_eq!(rotation.poll(1100), Action::WaitUntil(1101));
+        rotation.renewed(1101, 2101, 0);
+        assert_eq!(rotation.poll(1101), Action::WaitUntil(1501));
     }
 
     #[test]

@@ -37,6 +37,16 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
+    match apply(args, out) {
+        Err(Failure::Problems(problems, _)) if args.output == Format::Json => {
+            out.json(&json!({ "dryRun": args.dry_run, "results": [], "problems": problems }));
+            Err(Failure::Problems(Vec::new(), Vec::new()))
+        }
+        ended => ended,
+    }
+}
+
+fn apply(args: &Args, out: &mut Output) -> Result {
     let sources = read(&args.file)?;
     let request = request(&sources, args.dry_run);
     let response = ask(&args.context, async |mut client| client.apply(request).await)?;

@@ -76,6 +76,10 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
     let response = ask(&args.context, async |mut client| client.delete(request).await)?;
     let problems: Vec<_> = response.problems.iter().map(problem).collect();
     if problems.iter().any(|p| p.severity == countersign_config::problem::Severity::Error) {
+        if args.output == Format::Json {
+            out.json(&json!({ "dryRun": args.dry_run, "deleted": [], "absent": [], "problems": problems }));
+            return Err(Failure::Problems(Vec::new(), Vec::new()));
+        }
         return Err(Failure::Problems(problems, Vec::new()));
     }
     if args.output == Format::Json {

@@ -4,16 +4,17 @@ use countersign_config::Kind;
 use countersign_wire::proto;
 
 use super::delete::{kind, namespace_of};
-use super::get::{clean_document, resource, state};
+use super::get::{clean_document, resource, state, with_status};
 use crate::context::{ContextArgs, ask};
 use crate::failure::{Failure, Outcome, Result};
-use crate::output::{BAD, HEADING, Output, clean, paint};
+use crate::output::{BAD, Format, HEADING, Output, clean, paint};
 
 /// Show one resource with its status on every proxy
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   countersign describe attpol ledger-peers -n payments
-  countersign describe trustdomain prod.example")]
+  countersign describe trustdomain prod.example
+  countersign describe refval ledger-2026-11 -n payments -o json")]
 pub(crate) struct Args {
     /// The kind, in any of its spellings
     #[arg(value_parser = kind)]
@@ -25,6 +26,9 @@ pub(crate) struct Args {
     namespace: String,
     #[command(flatten)]
     context: ContextArgs,
+    /// The form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
@@ -37,6 +41,10 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
     let Some(item) = response.items.first() else {
         return Err(Failure::input(format!("there is no {} {}", args.kind.name(), args.name)));
     };
+    if args.output == Format::Json {
+        out.json(&with_status(item));
+        return Ok(Outcome::Pass);
+    }
     out.line(clean_document(&resource(item)?.to_yaml()));
     let status = item.status.clone().unwrap_or_default();
     out.line("");

@@ -1,11 +1,19 @@
 //! `countersign explain`: may one workload call another, and why.
 
+use std::path::PathBuf;
+
+use countersign_config::view::explain::{Demands, Known};
+use countersign_config::{Inputs, View};
 use countersign_evidence::Reason;
+use countersign_evidence::collateral::Marks;
+use countersign_ratls::SpiffeId;
 use countersign_wire::proto;
 use serde_json::{Value, json};
 
+use crate::appraisal::read_resources;
 use crate::context::{ContextArgs, ask};
-use crate::failure::{Outcome, Result};
+use crate::failure::{Failure, Outcome, Result};
+use crate::input;
 use crate::output::{BAD, DIM, Format, GOOD, NAME, Output, clean, paint};
 
 /// Say whether one workload may call another, and why
@@ -14,9 +22,12 @@ use crate::output::{BAD, DIM, Format, GOOD, NAME, Output, clean, paint};
   countersign explain payments/audit payments/ledger
   countersign explain spiffe://prod.example/ns/payments/sa/audit spiffe://prod.example/ns/payments/sa/ledger --port 8443
   countersign explain audit ledger -o json
+  countersign explain payments/audit payments/ledger --port 8443 -f policies/
 
 The control plane decides with what it last saw of both sides: exit code 0 when the
-call is allowed, 1 when it is not. SRC and DST are SPIFFE IDs or names of proxies.")]
+call is allowed, 1 when it is not. SRC and DST are SPIFFE IDs, names of proxies, or
+NAMESPACE/NAME of a WorkloadIdentity. With -f no control plane is asked: the answer is
+what the files say, and what both sides would have to prove.")]
 pub(crate) struct Args {
     /// Who calls
     source: String,
@@ -25,6 +36,9 @@ pub(crate) struct Args {
     /// The port of the destination's workload
     #[arg(long, default_value_t = 0)]
     port: u16,
+    /// Ask these files, not the control plane (may be repeated)
+    #[arg(short, long = "file", value_name = "PATH", conflicts_with = "context")]
+    file: Vec<PathBuf>,
     #[command(flatten)]
     context: ContextArgs,
     /// The form of the answer
@@ -33,12 +47,16 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
-    let request = proto::ExplainRequest {
-        source: args.source.clone(),
-        destination: args.destination.clone(),
-        port: u32::from(args.port),
+    let response = if args.file.is_empty() {
+        let request = proto::ExplainRequest {
+            source: args.source.clone(),
+            destination: args.destination.clone(),
+            port: u32::from(args.port),
+        };
+        ask(&args.context, async |mut client| client.explain(request).await)?
+    } else {
+        offline(args)?
     };
-    let response = ask(&args.context, async |mut client| client.explain(request).await)?;
     match args.output {
         Format::Json => out.json(&document(&response)),
         Format::Text => {
@@ -46,6 +64,60 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
         }
     }
     Ok(Outcome::pass_if(response.allowed))
+}
+
+/// What the files say, in the form of the control plane's answer. Nobody proved anything.
+fn offline(args: &Args) -> Result<proto::ExplainResponse> {
+    let resources = read_resources(&args.file)?.into_iter().map(std::sync::Arc::new).collect();
+    let inputs = Inputs { generation: 0, resources, bundles: Vec::new(), collateral: Vec::new() };
+    let now = input::now();
+    let built = View::build(inputs, &mut Marks::default(), now);
+    if let Some((key, why)) = built.rejected.first() {
+        return Err(Failure::input(format!("{key}: {why}")));
+    }
+    let view = built.view;
+    let named = |what: &str| {
+        let missing =
+            || Failure::input(format!("{what:?} is no SPIFFE ID and no WorkloadIdentity of the files"));
+        view.workload(what).cloned().or_else(|| SpiffeId::parse(what).ok()).ok_or_else(missing)
+    };
+    let (source, destination) = (named(&args.source)?, named(&args.destination)?);
+    let explanation = view.explain(&source, &destination, args.port, &Known::default(), now);
+    let decision = &explanation.authorization;
+    let steps = vec![
+        demanded("source must prove", &explanation.source_must_prove),
+        demanded("destination must prove", &explanation.destination_must_prove),
+        proto::Step {
+            title: "authorization".to_owned(),
+            ok: decision.allowed,
+            text: [&decision.rule]
+                .into_iter()
+                .chain(&explanation.assumptions)
+                .cloned()
+                .collect::<Vec<_>>()
+                .join("\n"),
+            json: serde_json::to_string(&explanation).unwrap_or_default(),
+        },
+    ];
+    Ok(proto::ExplainResponse { allowed: steps.iter().all(|step| step.ok), steps, generation: 0 })
+}
+
+/// What one side demands: the policies, and a line for each alternative.
+fn demanded(title: &str, demands: &Demands) -> proto::Step {
+    let policies = demands.policies.iter().map(|demand| {
+        let alternatives = demand.any_of.iter().map(|line| format!("\n  {line}")).collect::<String>();
+        format!("{} ({:?}){alternatives}", demand.policy, demand.mode)
+    });
+    proto::Step {
+        title: title.to_owned(),
+        ok: demands.refused.is_none(),
+        text: policies.collect::<Vec<_>>().join("\n"),
+        json: match &demands.refused {
+            Some(denial) => serde_json::to_string(denial),
+            None => serde_json::to_string(demands),
+        }
+        .unwrap_or_default(),
+    }
 }
 
 /// The answer as a document.
@@ -74,7 +146,11 @@ pub(crate) fn lines(source: &str, destination: &str, response: &proto::ExplainRe
         lines.extend(text.map(|line| format!("    {}", clean(line))));
         lines.extend(denial);
     }
-    lines.push(paint(DIM, &format!("as of generation {}", response.generation)));
+    let of = match response.generation {
+        0 => "as the files say; the control plane was not asked".to_owned(),
+        generation => format!("as of generation {generation}"),
+    };
+    lines.push(paint(DIM, &of));
     lines
 }
 

@@ -101,7 +101,8 @@ pub(crate) fn clean_document(text: &str) -> String {
     text.trim_end().lines().map(clean).collect::<Vec<_>>().join("\n")
 }
 
-fn with_status(item: &proto::Item) -> Value {
+/// A resource with its status, as a document.
+pub(crate) fn with_status(item: &proto::Item) -> Value {
     let mut value: Value = serde_json::from_str(&item.json).unwrap_or(Value::Null);
     if let (Some(object), Some(status)) = (value.as_object_mut(), &item.status) {
         let rejected: Vec<_> =

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::scalar::Duration;
 use crate::document::Path;
 
-/// The SPIFFE trust domain: SVID lifetime, key type, CA. `metadata.name` is the
+/// The SPIFFE trust domain: SVID lifetime and key type. `metadata.name` is the
 /// trust domain itself, for example `prod.example`; there is no namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -14,9 +14,6 @@ pub struct TrustDomainSpec {
     /// The certificates of workloads.
     #[serde(default)]
     pub svid: Svid,
-    /// The certificate authority.
-    #[serde(default)]
-    pub ca: Ca,
 }
 
 /// The certificates of workloads.
@@ -39,23 +36,9 @@ pub enum KeyType {
     EcP384,
 }
 
-/// The certificate authority of the trust domain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Ca {
-    /// How long its certificate is valid; at least twice the SVID lifetime.
-    pub lifetime: Duration,
-}
-
 impl Default for Svid {
     fn default() -> Self {
         Self { lifetime: Duration::from_secs(30 * 60), key_type: KeyType::default() }
-    }
-}
-
-impl Default for Ca {
-    fn default() -> Self {
-        Self { lifetime: Duration::from_secs(2160 * 3600) }
     }
 }
 
@@ -65,13 +48,6 @@ impl TrustDomainSpec {
         if !(10..=86_400).contains(&svid) {
             let message = format!("{} is outside 10s to 24h", self.svid.lifetime);
             report(spec.key("svid").key("lifetime"), message);
-        }
-        if self.ca.lifetime.as_secs() < 2 * svid {
-            let message = format!(
-                "{} is less than twice the SVID lifetime {}: SVIDs would outlive their issuer",
-                self.ca.lifetime, self.svid.lifetime
-            );
-            report(spec.key("ca").key("lifetime"), message);
         }
     }
 }

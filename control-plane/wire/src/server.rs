@@ -126,6 +126,13 @@ impl Session {
         matches!(&self.flight, Some(Flight { complete: true, .. }))
     }
 
+    /// Whether nothing is left to send: the newest snapshot that was offered has
+    /// been sent completely, or the proxy would refuse it.
+    #[must_use]
+    pub const fn is_up_to_date(&self) -> bool {
+        self.offered.is_none() && matches!(&self.flight, None | Some(Flight { complete: true, .. }))
+    }
+
     /// Takes a message of the proxy.
     ///
     /// # Errors

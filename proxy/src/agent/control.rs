@@ -9,7 +9,7 @@ use countersign_config::bootstrap::ControlPlaneRef;
 use countersign_config::{Guard, Inputs, View};
 use countersign_evidence::collateral::{Item, Marks};
 use countersign_evidence::{Denial, Finding, Reason};
-use countersign_ratls::peer::{Admission, Judge};
+use countersign_ratls::peer::{Admission, Judge, Role};
 use countersign_ratls::tls::{Connector, HandshakeError, Profile};
 use countersign_ratls::{Bundle, IdPattern, Identity, SpiffeId};
 use hyper_util::rt::TokioIo;
@@ -55,7 +55,7 @@ impl Control {
         let first = build(&reference, bundle, &[], marks, ctx);
         let view = Arc::new(ArcSwap::from_pointee(first));
         let guard: Arc<dyn Judge> = Arc::new(Guard::new(me.clone(), Arc::clone(&view), VERDICTS));
-        let judge = Arc::new(Witness::new(guard, me, Arc::clone(&ctx.metrics)));
+        let judge = Arc::new(Witness::new(guard, me));
         Ok(Self { reference, view, judge, expected })
     }
 
@@ -84,7 +84,10 @@ impl Control {
             .await
             .map_err(|_| self.failed("a handshake in time"))?
             .map_err(|error| match error {
-                HandshakeError::Denied(denial) => denial,
+                HandshakeError::Denied(denial) => {
+                    ctx.metrics.denied(&denial, Role::Server);
+                    denial
+                }
                 other => self.failed(&other.to_string()),
             })?;
         // tonic dials again by itself; here each dial is ours, with a judge.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use countersign_attester::{Attester, Produced};
 use countersign_config::Guard;
-use countersign_config::kinds::trust_domain::KeyType as Wanted;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::csr::Pending;
 use countersign_ratls::key::{KeyType, PrivateKey};
@@ -45,9 +44,14 @@ impl IdentityAgent {
     /// Runs until a drain begins.
     pub(crate) async fn run(self) {
         let mut rotation = Rotation::new();
+        let mut kind = self.key_type();
         loop {
             let now = self.ctx.clock.seconds();
             self.check_validity(now);
+            // The first snapshot, or an operator, may ask for another kind of key.
+            if std::mem::replace(&mut kind, self.key_type()) != kind {
+                rotation.expedite(now);
+            }
             match rotation.poll(now) {
                 Action::Renew => match self.renew().await {
                     Ok(credentials) => {
@@ -155,17 +159,14 @@ impl IdentityAgent {
             Some(current) => Arc::clone(&current.judge),
             None => Arc::new(Guard::new(me, Arc::clone(&self.ctx.view), VERDICTS)),
         };
-        let credentials = Credentials::new(identity, judge, &self.ctx.clock, &self.ctx.metrics)?;
+        let credentials = Credentials::new(identity, judge, &self.ctx.clock)?;
         self.ctx.evidence.store(Some(Arc::new(evidence)));
         Ok(credentials)
     }
 
     /// The kind of key that the trust domain asks for.
     fn key_type(&self) -> KeyType {
-        match self.ctx.view.load().svid_key_type() {
-            Wanted::EcP256 => KeyType::EcP256,
-            Wanted::EcP384 => KeyType::EcP384,
-        }
+        self.ctx.view.load().svid_key_type()
     }
 
     /// A self-signed certificate for the first contact. It carries no SPIFFE ID

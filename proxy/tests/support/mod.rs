@@ -209,7 +209,7 @@ spec:
         ctx.install(view);
         let me = identity.id.clone().unwrap();
         let guard = Arc::new(Guard::new(me, Arc::clone(&ctx.view), 64));
-        let credentials = Credentials::new(identity, guard, &ctx.clock, &ctx.metrics).unwrap();
+        let credentials = Credentials::new(identity, guard, &ctx.clock).unwrap();
         ctx.credentials.send_replace(Some(Arc::new(credentials)));
         Proxy::run(bound)
     }
