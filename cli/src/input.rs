@@ -21,6 +21,7 @@ pub(crate) const FILES_LIMIT: usize = 1024;
 const CERTIFICATES_LIMIT: usize = 16;
 
 /// The time now. The one clock of this program.
+#[allow(clippy::disallowed_methods, reason = "a command runs at one time, read here and passed on")]
 pub(crate) fn now() -> UnixTime {
     UnixTime::now()
 }

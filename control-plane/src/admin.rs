@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use countersign_wire::proto;
 
 use crate::cut::Cut;
-use crate::http::Answer;
+use crate::http::{Answer, from_this_host};
 use crate::issue::Issuer;
 use crate::keep::Keep;
 use crate::operator::Shared;
@@ -35,9 +36,12 @@ const INDEX: &str = "GET  /status           proxies, generation, what is missing
                      \x20                      after a restore: proxies refuse generations that are not newer\n";
 
 impl Admin {
-    pub(crate) fn answer(&self, method: &Method, path: &str, query: &str) -> Answer {
-        let post = *method == Method::POST;
-        match path {
+    pub(crate) fn answer(&self, request: &Request<Incoming>) -> Answer {
+        if !from_this_host(request.headers()) {
+            return Answer::text(StatusCode::FORBIDDEN, "admin is for this host alone\n");
+        }
+        let post = *request.method() == Method::POST;
+        match request.uri().path() {
             "/" => Answer::text(StatusCode::OK, INDEX),
             "/status" => Answer::json(&self.status()),
             "/config_dump" => Answer::json(&self.config_dump()),
@@ -50,7 +54,7 @@ impl Admin {
                 self.quit.cancel();
                 Answer::text(StatusCode::OK, "shutting down\n")
             }
-            "/raise_generation" => self.raise_generation(query),
+            "/raise_generation" => self.raise_generation(request.uri().query().unwrap_or_default()),
             _ => Answer::not_found(),
         }
     }

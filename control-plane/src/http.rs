@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -51,14 +51,26 @@ impl Answer {
     }
 }
 
-/// Answers requests by method, path and query until shutdown.
+/// Whether a request to the admin port comes from a program of this host, and
+/// not from a page in a browser of it (a foreign name that resolves to this
+/// host, a form that posts here).
+pub(crate) fn from_this_host(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    matches!(name, "" | "localhost" | "127.0.0.1" | "[::1]") && !headers.contains_key(header::ORIGIN)
+}
+
+/// Answers requests until shutdown.
 pub(crate) async fn serve<H>(
     listener: TcpListener,
     handler: H,
     shutdown: CancellationToken,
 ) -> Result<(), Error>
 where
-    H: Fn(&Method, &str, &str) -> Answer + Send + Sync + 'static,
+    H: Fn(&Request<Incoming>) -> Answer + Send + Sync + 'static,
 {
     let handler = Arc::new(handler);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -93,11 +105,10 @@ where
 }
 
 fn answer(
-    handler: &(impl Fn(&Method, &str, &str) -> Answer + ?Sized),
+    handler: &(impl Fn(&Request<Incoming>) -> Answer + ?Sized),
     request: &Request<Incoming>,
 ) -> Response<Full<Bytes>> {
-    let uri = request.uri();
-    let Answer { status, kind, body } = handler(request.method(), uri.path(), uri.query().unwrap_or(""));
+    let Answer { status, kind, body } = handler(request);
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::Request;
 use countersign_attester::Attester;
 use countersign_config::bootstrap::ControlPlaneBootstrap;
 use countersign_ratls::throttle::Throttle;
+use hyper::body::Incoming;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -308,12 +310,12 @@ impl Bound {
             "serve",
             serve::serve(connections, IdentityService(issuer), mesh, service, stop.clone()),
         );
-        let answer = move |method: &_, path: &_, query: &_| admin.answer(method, path, query);
+        let answer = move |request: &_| admin.answer(request);
         spawn(&mut tasks, "admin", http::serve(listeners.admin, answer, stop.clone()));
         let ours = Arc::clone(&operator);
-        let answer = move |_: &_, path: &_, _: &_| admin::metrics(&ours, path);
+        let answer = move |request: &Request<Incoming>| admin::metrics(&ours, request.uri().path());
         spawn(&mut tasks, "metrics", http::serve(listeners.metrics, answer, stop.clone()));
-        let answer = move |_: &_, path: &_, _: &_| admin::readiness(&operator, path);
+        let answer = move |request: &Request<Incoming>| admin::readiness(&operator, request.uri().path());
         spawn(&mut tasks, "readiness", http::serve(listeners.readiness, answer, stop.clone()));
         spawn(&mut tasks, "tick", keep_ticking(tick, stop.clone()));
         tasks

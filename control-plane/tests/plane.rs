@@ -430,6 +430,13 @@ async fn files_ports_and_evidence_are_as_promised() {
     assert!(plane.http(ports.admin, "GET /quitquitquit").await.starts_with("HTTP/1.1 405"));
     let dump = plane.http(ports.admin, "GET /config_dump").await;
     assert!(dump.contains("\"collateral\"") && !dump.contains("PRIVATE"), "{dump}");
+    // A page in a browser of this host is not an operator of it.
+    for foreign in
+        ["/ HTTP/1.1\r\nhost: evil.example\r\nx:", "/ HTTP/1.1\r\norigin: http://evil.example\r\nx:"]
+    {
+        let raise = format!("POST /raise_generation?above=9{}", foreign.trim_start_matches('/'));
+        assert!(plane.http(ports.admin, &raise).await.starts_with("HTTP/1.1 4"), "{foreign}");
+    }
     assert!(plane.http(ports.admin, "POST /quitquitquit").await.starts_with("HTTP/1.1 200"));
 }
 

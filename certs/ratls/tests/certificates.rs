@@ -290,7 +290,7 @@ fn a_second_extension_and_foreign_contents_are_refused() {
 }
 
 #[test]
-fn native_evidence_wins_where_ccc_stands_beside_it() {
+fn of_two_extensions_with_evidence_none_counts() {
     let mesh = Mesh::new();
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let cmw = cmw_with(sha256(&key.spki()), |expected| expected);
@@ -303,7 +303,7 @@ fn native_evidence_wins_where_ccc_stands_beside_it() {
     params.custom_extensions.push(CustomExtension::from_oid_content(ID_PE_CMW, octet_string(&cmw)));
     let issuer = Issuer::from_ca_cert_der(&mesh.authority.certificate, mesh.authority.key()).unwrap();
     let leaf = params.signed_by(&key, &issuer).unwrap().der().clone();
-    assert_eq!(Presented::parse(&[leaf]).unwrap().evidence.unwrap().form, Form::Native);
+    assert_eq!(Presented::parse(&[leaf]).unwrap_err().reason, Reason::EvidenceDuplicate);
 }
 
 #[test]
@@ -323,12 +323,13 @@ fn published_ccc_certificates_bind_their_keys() {
             (Form::Ccc, "application/vnd.countersign.sgx-quote")
         );
     }
-    // Evidence of one certificate under the key of another; the others carry
-    // evidence in forms that are not accepted, which is as good as none.
+    // Evidence of one certificate under the key of another; evidence in a form
+    // that is not accepted, which is as good as none; and a certificate whose own
+    // signature does not hold: not self-signed, so that it would have to be an SVID.
     for (file, expected) in [
         ("neg-ratls-relayed-dice.der", Err(Reason::BindingMismatch)),
         ("neg-ratls-relayed-nitro.der", Ok(None)),
-        ("neg-ratls-oe-ec-bad.der", Ok(None)),
+        ("neg-ratls-oe-ec-bad.der", Err(Reason::SvidInvalid)),
     ] {
         let chain = certificates(&corpus.join("ra-tls/negative").join(file));
         let outcome =
