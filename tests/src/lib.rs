@@ -23,6 +23,12 @@
     clippy::indexing_slicing,
     reason = "a harness fails by a panic, which names what was expected"
 )]
+#![allow(
+    clippy::large_futures,
+    clippy::large_enum_variant,
+    clippy::needless_pass_by_value,
+    reason = "a harness may be comfortable: nothing here is on a hot path"
+)]
 
 pub mod attacker;
 pub mod clock;

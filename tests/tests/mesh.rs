@@ -1,4 +1,5 @@
 //! The whole mesh: what an operator and a workload see of it.
+#![allow(clippy::large_futures, reason = "a test")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
 use std::time::Instant;

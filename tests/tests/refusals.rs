@@ -1,4 +1,5 @@
 //! The control plane: who may ask it for what, and what proxies do not take from it.
+#![allow(clippy::large_futures, reason = "a test")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! What an attacker tries on hops: each test is an attack and what stops it.
+#![allow(clippy::large_futures, reason = "a test")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
 use std::time::Duration;
