@@ -12,6 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("countersign-evidence", &[]),
     ("countersign-attester", &["countersign-evidence"]),
     ("countersign-ratls", &["countersign-evidence"]),
+    ("countersign-quoting", &["countersign-evidence", "countersign-attester", "countersign-ratls"]),
     ("countersign-config", &["countersign-evidence", "countersign-attester", "countersign-ratls"]),
     ("countersign-wire", &["countersign-evidence", "countersign-ratls", "countersign-config"]),
     (
@@ -20,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "countersign-evidence",
             "countersign-attester",
             "countersign-ratls",
+            "countersign-quoting",
             "countersign-config",
             "countersign-wire",
         ],
@@ -31,6 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "countersign-evidence",
             "countersign-attester",
             "countersign-ratls",
+            "countersign-quoting",
             "countersign-config",
             "countersign-wire",
             "countersign-net",

@@ -313,6 +313,17 @@ impl SessionContext<'_> {
 pub struct SessionCore([u8; 64]);
 
 impl SessionCore {
+    /// A core that was computed in another process: a broker that quotes for a
+    /// proxy gets it in this form. Only [`SessionCore::binder`] is ever quoted.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 64]) -> Self {
+        Self(bytes)
+    }
+    /// The bytes, for the broker.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 64] {
+        &self.0
+    }
     /// The SPDM nonce of the GPU with this index.
     #[must_use]
     pub fn gpu_nonce(&self, index: u16) -> [u8; 32] {

@@ -62,6 +62,12 @@ impl Pending {
         Ok(Self { report_data: *key_report_data(&context, &[]).as_bytes(), context })
     }
 
+    /// The bytes of the key context, for whoever hashes them himself before he quotes.
+    #[must_use]
+    pub fn context(&self) -> &[u8] {
+        &self.context
+    }
+
     /// The request, with evidence over [`Pending::report_data`]; DER.
     ///
     /// # Errors

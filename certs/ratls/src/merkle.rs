@@ -60,6 +60,56 @@ pub fn proof(index: usize, binders: &[[u8; 64]]) -> Option<Vec<Node>> {
     }
 }
 
+/// A tree with all of its nodes: the proofs of a large batch cost one pass over
+/// its leaves, and not one pass each.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    /// The leaves first, the root alone in the last one. A node without a
+    /// sibling moves up as it is, which gives the shape of RFC 9162.
+    levels: Vec<Vec<Node>>,
+}
+
+impl Tree {
+    /// Over these binders.
+    #[must_use]
+    pub fn new<'a>(binders: impl IntoIterator<Item = &'a [u8; 64]>) -> Self {
+        let mut level: Vec<Node> = binders.into_iter().map(leaf).collect();
+        let mut levels = Vec::new();
+        while level.len() > 1 {
+            let above = level
+                .chunks(2)
+                .filter_map(|pair| match pair {
+                    [left, right] => Some(node(left, right)),
+                    [alone] => Some(*alone),
+                    _ => None,
+                })
+                .collect();
+            levels.push(std::mem::replace(&mut level, above));
+        }
+        levels.push(level);
+        Self { levels }
+    }
+
+    /// As [`root`].
+    #[must_use]
+    pub fn root(&self) -> Option<Node> {
+        self.levels.last()?.first().copied()
+    }
+
+    /// As [`proof`].
+    #[must_use]
+    pub fn proof(&self, index: usize) -> Option<Vec<Node>> {
+        self.levels.first()?.get(index)?;
+        let mut at = index;
+        let mut path = Vec::new();
+        for level in &self.levels {
+            path.extend(level.get(at ^ 1));
+            at >>= 1;
+        }
+        Some(path)
+    }
+}
+
 /// The root that follows from a proof (RFC 9162 section 2.1.3.2). The proof
 /// must be consumed exactly.
 ///
@@ -126,6 +176,18 @@ mod tests {
                     let other = verify((index + 1) % size, size, &path);
                     assert!(other.is_err() || other.unwrap() != expected);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_whole_tree_has_the_roots_and_proofs_of_its_definition() {
+        for n in (0..70).chain([255]) {
+            let all = binders(n);
+            let tree = Tree::new(&all);
+            assert_eq!(tree.root(), root(&all));
+            for index in 0..=all.len() {
+                assert_eq!(tree.proof(index), proof(index, &all), "leaf {index} of {n}");
             }
         }
     }
