@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::document::Position;
 use crate::kinds::Selector;
+use crate::kinds::assurance::Level;
 use crate::problem::Problem;
 use crate::resource::{Key, Kind, ROOT_NAMESPACE, Resource};
 use crate::schema::check::nearest;
@@ -56,6 +57,16 @@ impl Set<'_> {
             .filter(|r| r.kind() == Kind::TrustDomain)
             .map(|r| r.metadata().name.as_str())
             .collect();
+        let unattested: BTreeSet<(&str, &str)> = self
+            .resources
+            .iter()
+            .filter_map(|resource| match resource {
+                Resource::AttestationPolicy(m, s) if s.level == Level::L0 => {
+                    Some((m.namespace.as_str(), m.name.as_str()))
+                }
+                _ => None,
+            })
+            .collect();
         let mut owners: BTreeMap<&str, Key> = BTreeMap::new();
         for resource in self.resources {
             let Resource::WorkloadIdentity(metadata, spec) = resource else { continue };
@@ -74,6 +85,11 @@ impl Set<'_> {
                 problems.push(error(&key, "spec.spiffeId", message));
             }
             let policy = &spec.attestation.policy.0;
+            if unattested.contains(&(metadata.namespace.as_str(), policy.as_str())) {
+                let message =
+                    format!("{policy} is of level L0, which asks for no evidence: nobody gets {id}");
+                problems.push(error(&key, "spec.attestation.policy", message));
+            }
             self.exists(Kind::AttestationPolicy, &metadata.namespace, policy, || {
                 (key, "spec.attestation.policy".to_owned())
             })

@@ -288,6 +288,75 @@ fn each_class_of_error_has_its_place_and_says_what_is_accepted() {
             &["f.yaml:4:14: spec.tdx[0]: field `mrTd` is missing (MRTD: the initial contents"],
         ),
         (
+            resource("AttestationPolicy", "{}"),
+            &["f.yaml:4:7: spec: field `anyOf` is missing: L2 needs to know what evidence"],
+        ),
+        (
+            resource("AttestationPolicy", "{level: L4, acceptUnattested: yes}"),
+            &[
+                "f.yaml:4:15: spec.level: is `L4`, accepted: L0, L1, L2, L3",
+                "f.yaml:4:37: spec.acceptUnattested: is the text `yes`, accepted: true or false",
+            ],
+        ),
+        (
+            resource("AttestationPolicy", "{level: L0}"),
+            &["f.yaml:4:15: spec.level: L0 admits peers that prove nothing about their machine: say"],
+        ),
+        (
+            resource(
+                "AttestationPolicy",
+                "{level: L0, acceptUnattested: true, acceptForms: [Ccc], anyOf: [{tdx: {measurements: Any}}], \
+                 freshness: {maxEvidenceAge: 1h}, continuous: {}}",
+            ),
+            &[
+                "f.yaml:4:145: spec.continuous: under L0 nothing is proved again: L2 and L3 do that",
+                "f.yaml:4:70: spec.anyOf: has no meaning under L0, which asks for no evidence",
+                "f.yaml:4:111: spec.freshness: has no meaning under L0",
+                "f.yaml:4:56: spec.acceptForms: has no meaning under L0",
+            ],
+        ),
+        (
+            resource(
+                "AttestationPolicy",
+                "{level: L1, acceptUnattested: true, anyOf: [{tdx: {measurements: Any}}], continuous: {}}",
+            ),
+            &[
+                "f.yaml:4:92: spec.continuous: under L1 nothing is proved again",
+                "f.yaml:4:37: spec.acceptUnattested: L1 admits nobody without evidence: only L0 does",
+            ],
+        ),
+        (
+            resource(
+                "AttestationPolicy",
+                "{anyOf: [{tdx: {measurements: Any}}], continuous: {interval: 29s, timeout: 61s, \
+                 drainGrace: 121s, onFailure: cut}}",
+            ),
+            &[
+                "f.yaml:4:116: spec.continuous.onFailure: is `cut`, accepted: Drain, Cut (did you mean `Cut`?)",
+            ],
+        ),
+        (
+            resource(
+                "AttestationPolicy",
+                "{anyOf: [{tdx: {measurements: Any}}], continuous: {interval: 29s, timeout: 999ms, drainGrace: 121s}}",
+            ),
+            &[
+                "f.yaml:4:68: spec.continuous.interval: 29s is outside 30s to 15m",
+                "f.yaml:4:82: spec.continuous.timeout: 999ms is outside 1s to 1m",
+                "f.yaml:4:101: spec.continuous.drainGrace: 2m1s is outside 0s to 2m",
+            ],
+        ),
+        (
+            resource(
+                "AttestationPolicy",
+                &format!(
+                    "{{level: L3, anyOf: [{{tdx: {{measurements: Any, platforms: ['{}']}}}}, {{sgx: {{measurements: Any}}}}]}}",
+                    "00".repeat(16)
+                ),
+            ),
+            &["f.yaml:4:110: spec.anyOf[1].sgx: L3 admits listed machines only: give `platforms`"],
+        ),
+        (
             resource("TrustDomain", "{svid: {lifetime: 1s}}").replace(", namespace: n", ""),
             &["f.yaml:4:25: spec.svid.lifetime: 1s is outside 10s to 24h"],
         ),
@@ -352,6 +421,37 @@ fn a_set_is_checked_across_its_resources() {
             "warning: AuthorizationPolicy n/x, spec.selector: selects no WorkloadIdentity of its namespace: it has no effect on hops",
         ]
     );
+}
+
+#[test]
+fn an_identity_is_never_given_without_evidence() {
+    let text = resource("AttestationPolicy", "{level: L0, acceptUnattested: true}")
+        + "---\n"
+        + &resource("WorkloadIdentity", "{spiffeId: spiffe://a/x, attestation: {policy: x}}");
+    let resources = parse("f.yaml", &text).unwrap();
+    let problems: Vec<_> =
+        countersign_config::resource::check_set(&resources).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "WorkloadIdentity n/x, spec.attestation.policy: x is of level L0, which asks for no evidence: nobody gets spiffe://a/x"
+        ]
+    );
+}
+
+#[test]
+fn what_a_policy_does_not_say_is_level_2() {
+    use countersign_config::kinds::assurance::{Continuous, Level};
+    let resources = parse("f.yaml", POLICY).unwrap();
+    let [Resource::AttestationPolicy(_, spec)] = resources.as_slice() else { panic!() };
+    assert_eq!((spec.level, spec.accept_unattested, &spec.continuous), (Level::L2, false, &None));
+    assert!(!resources[0].to_json().contains("level"), "what was stored before stays as it was");
+    let resources =
+        parse("f.yaml", &POLICY.replace("mode:", "continuous: { interval: 1m }\n  mode:")).unwrap();
+    let [Resource::AttestationPolicy(_, spec)] = resources.as_slice() else { panic!() };
+    let continuous = spec.continuous.clone().unwrap();
+    assert_eq!(continuous.interval.as_secs(), 60);
+    assert_eq!(Continuous { interval: Continuous::default().interval, ..continuous }, Continuous::default());
 }
 
 #[test]

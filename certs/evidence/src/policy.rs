@@ -28,6 +28,57 @@ impl fmt::Display for PolicyRef {
     }
 }
 
+/// How much a peer must prove (3-attestation, section 0). The order is that of
+/// strength: who demands one is content with those above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+pub enum Level {
+    /// A certificate with a SPIFFE ID.
+    L0,
+    /// And evidence in it.
+    L1,
+    /// And evidence that is made for the connection.
+    L2,
+    /// And of a machine that is on a list.
+    L3,
+}
+
+impl Level {
+    /// The number: 0 to 3.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::L0 => 0,
+            Self::L1 => 1,
+            Self::L2 => 2,
+            Self::L3 => 3,
+        }
+    }
+
+    /// The level with this number.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::L0),
+            1 => Some(Self::L1),
+            2 => Some(Self::L2),
+            3 => Some(Self::L3),
+            _ => None,
+        }
+    }
+
+    /// Whether evidence is made for the connection.
+    #[must_use]
+    pub const fn is_session_bound(self) -> bool {
+        self.number() >= 2
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "L{}", self.number())
+    }
+}
+
 /// A policy: one of the alternatives must hold, and inside it everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {

@@ -83,6 +83,9 @@ reasons! {
     // --- signatures, chains, bindings
     /// The evidence was not made for this key, session or challenge.
     BindingMismatch, "binding-mismatch", "ATTEST_INVALID", 401, ACCESS_DENIED, Peer, false, "the evidence belongs to another key: treat it as stolen until shown otherwise";
+    /// Evidence made for the connection is of another machine, kind of TEE or
+    /// software than the evidence in the certificate.
+    OtherTee, "other-tee", "ATTEST_INVALID", 401, ACCESS_DENIED, Peer, false, "the key is used outside the TEE that it was certified for: treat it as stolen until shown otherwise";
     /// A signature does not verify.
     BadSignature, "bad-signature", "ATTEST_INVALID", 401, BAD_CERTIFICATE, Peer, false, "the evidence was changed after it was signed: do not trust its sender";
     /// A certificate chain is broken.
@@ -169,6 +172,8 @@ reasons! {
     // --- policy
     /// No attestation policy speaks of this peer.
     NoPolicy, "no-policy", "DENY", 403, ACCESS_DENIED, Ourselves, false, "apply an AttestationPolicy that covers this peer";
+    /// The connection gives less assurance than a policy demands of this peer.
+    LevelTooLow, "level-too-low", "DENY", 403, ACCESS_DENIED, Peer, false, "let the peer speak ratls-h2/1, or lower the level of the policies that speak of it";
     /// An authorization policy denies the hop, or none allows it.
     AuthorizationDenied, "authorization-denied", "DENY", 403, ACCESS_DENIED, Peer, false, "apply an AuthorizationPolicy that allows this caller";
     /// The policy that admitted a live hop was replaced by one that does not.

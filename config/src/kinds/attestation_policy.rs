@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Selector;
+pub use super::assurance::{Continuous, Level, OnFailure};
 use super::scalar::{Duration, Hex, Name, NeverDebug, Pattern};
 pub use super::sev_snp::{CrlUse, GuestPolicy, MinTcb, PlatformInfo, Product};
 use crate::document::Path;
@@ -26,12 +27,25 @@ pub struct AttestationPolicySpec {
     /// Whether a hop is refused, or what would be refused is only logged.
     #[serde(default)]
     pub mode: Mode,
+    /// How much the selected workloads demand of the peers. What the peers demand
+    /// of them is said by the peers' policies.
+    #[serde(default, skip_serializing_if = "Level::is_default")]
+    pub level: Level,
+    /// The word that `level: L0` is meant: peers without any evidence are admitted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_unattested: bool,
     /// Any of: one of these must hold, and inside one everything that is given.
+    /// Required, except under L0, which asks for no evidence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub any_of: Vec<Alternative>,
     /// How old evidence may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freshness: Option<Freshness>,
+    /// How often a live hop proves itself again. Only with L2 and L3, where it
+    /// does so without being told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continuous: Option<Continuous>,
     /// Any of: the forms in which a certificate may carry evidence.
     #[serde(default = "native_only", skip_serializing_if = "is_native_only")]
     #[schemars(length(min = 1))]
@@ -61,7 +75,7 @@ fn native_only() -> Vec<EvidenceForm> {
     vec![EvidenceForm::Native]
 }
 
-fn is_native_only(forms: &[EvidenceForm]) -> bool {
+pub(super) fn is_native_only(forms: &[EvidenceForm]) -> bool {
     matches!(forms, [EvidenceForm::Native])
 }
 
@@ -70,7 +84,8 @@ fn is_native_only(forms: &[EvidenceForm]) -> bool {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Freshness {
     /// The age counts from the issue of the certificate, for which the evidence
-    /// was made. At least 30s, because certificates are back-dated by 10s.
+    /// was made. At least 30s, because certificates are back-dated by 10s. The age
+    /// of evidence that is made for a connection counts from its challenge.
     pub max_evidence_age: Duration,
 }
 
@@ -372,11 +387,22 @@ impl Alternative {
             Self::SevSnp(b) => &b.measurements,
         }
     }
+
+    /// Whether only listed machines are accepted.
+    #[must_use]
+    pub const fn names_platforms(&self) -> bool {
+        match self {
+            Self::Tdx(b) => b.platforms.is_some(),
+            Self::Sgx(b) => b.platforms.is_some(),
+            Self::SevSnp(b) => b.platforms.is_some(),
+        }
+    }
 }
 
 impl AttestationPolicySpec {
     pub(super) fn check(&self, spec: &Path, report: &mut dyn FnMut(Path, String)) {
         self.selector.check(&spec.key("selector"), report);
+        self.check_level(spec, report);
         if let Some(freshness) = &self.freshness
             && freshness.max_evidence_age.as_secs() < 30
         {

@@ -3,6 +3,7 @@
 //! The documentation of each field is the description in its JSON Schema, and
 //! says of every list whether any or all of its items must hold.
 
+pub mod assurance;
 pub mod attestation_policy;
 pub mod authorization_policy;
 pub mod reference_values;
