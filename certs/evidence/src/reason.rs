@@ -193,6 +193,10 @@ reasons! {
     Resumed, "resumed-session", "TLS_FAILURE", 421, HANDSHAKE_FAILURE, Peer, true, "the peer must not resume sessions";
     /// Something took longer than its limit.
     Timeout, "timeout", "TIMEOUT", 504, INTERNAL_ERROR, Peer, true, "look at the load of the peer and at the network between";
+    /// The channel on which a hop is attested ended before the hop did.
+    ChannelClosed, "attestation-channel-closed", "ATTEST_INVALID", 401, INTERNAL_ERROR, Peer, true, "look at the other side: it restarted, or something between closes idle streams";
+    /// The peer does not accept, or no longer, what we prove.
+    PeerRefused, "refused-by-peer", "ATTEST_REFUSED", 403, ACCESS_DENIED, Peer, false, "the audit log of the peer has the full reason; compare its policy with our platform";
     /// A limit on work in progress is reached.
     Overloaded, "overloaded", "OVERLOADED", 503, INTERNAL_ERROR, Ourselves, true, "raise the limit or add capacity";
     /// The request could not be understood.

@@ -39,6 +39,7 @@ pub mod svid;
 
 // From a handshake to an admission.
 pub mod peer;
+pub mod session;
 pub mod throttle;
 pub mod tls;
 

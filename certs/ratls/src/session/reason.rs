@@ -1,0 +1,259 @@
+//! Why, as the wire says it, and what follows: the failure matrix (section 4.4).
+
+use countersign_evidence::{Denial, Finding, Reason};
+
+/// The coarse reason that the peer learns. The whole denial stays here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WireReason {
+    /// The evidence is not for this session.
+    Binding,
+    /// A signature or a chain does not verify.
+    Signature,
+    /// Something is revoked.
+    Revoked,
+    /// The trusted computing base is not acceptable.
+    Tcb,
+    /// Measurements or attributes are not acceptable.
+    Measurement,
+    /// Debugging is possible.
+    Debug,
+    /// The platform or its kind is not admitted.
+    Platform,
+    /// The event log does not lead to the quoted registers.
+    LogReplay,
+    /// The SVID is not acceptable.
+    Identity,
+    /// Something is malformed, too large, or out of order.
+    Format,
+    /// Something took too long.
+    Timeout,
+    /// Who should decide cannot.
+    Unavailable,
+    /// What is needed to decide is stale.
+    Collateral,
+    /// The policy is another one now.
+    Policy,
+    /// Something is past its time.
+    Expired,
+}
+
+impl WireReason {
+    /// Every reason, by its number on the wire, from 1.
+    pub const ALL: [Self; 15] = [
+        Self::Binding,
+        Self::Signature,
+        Self::Revoked,
+        Self::Tcb,
+        Self::Measurement,
+        Self::Debug,
+        Self::Platform,
+        Self::LogReplay,
+        Self::Identity,
+        Self::Format,
+        Self::Timeout,
+        Self::Unavailable,
+        Self::Collateral,
+        Self::Policy,
+        Self::Expired,
+    ];
+
+    /// The number on the wire.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self as u64 + 1
+    }
+
+    /// The reason with this number.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        let index = usize::try_from(number.checked_sub(1)?).ok()?;
+        Self::ALL.get(index).copied()
+    }
+
+    /// For logs and metric labels.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Binding => "binding",
+            Self::Signature => "signature",
+            Self::Revoked => "revoked",
+            Self::Tcb => "tcb",
+            Self::Measurement => "measurement",
+            Self::Debug => "debug",
+            Self::Platform => "platform",
+            Self::LogReplay => "log-replay",
+            Self::Identity => "identity",
+            Self::Format => "format",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+            Self::Collateral => "collateral",
+            Self::Policy => "policy",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// What the wire says for `reason`.
+    #[must_use]
+    pub const fn of(reason: Reason) -> Self {
+        row(reason).0
+    }
+
+    /// The peer's refusal of us, as a denial of ours.
+    pub(super) fn as_refusal(self, field: &str) -> Denial {
+        let presented = format!("reason {}, {}", self.number(), self.code());
+        Finding::new(Reason::PeerRefused, field, "the peer's consent", presented).into()
+    }
+}
+
+impl std::fmt::Display for WireReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// How a live hop ends for a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// At once, and the peer showed that it must not be trusted.
+    CutAndDistrust,
+    /// At once.
+    Cut,
+    /// After the grace, unless the policy says otherwise.
+    Drain,
+}
+
+impl Ending {
+    /// How a live hop ends for `reason`. A hop that is not open yet is always cut.
+    #[must_use]
+    pub const fn of(reason: Reason) -> Self {
+        row(reason).1
+    }
+}
+
+/// The matrix. Total, without a catch-all: a new reason is a new decision.
+const fn row(reason: Reason) -> (WireReason, Ending) {
+    use Ending::{Cut, CutAndDistrust, Drain};
+    match reason {
+        Reason::BindingMismatch => (WireReason::Binding, CutAndDistrust),
+
+        Reason::BadSignature
+        | Reason::BadChain
+        | Reason::UntrustedRoot
+        | Reason::EmulatedNotAdmitted
+        | Reason::CertificateMismatch
+        | Reason::AttestationKeyUnbound
+        | Reason::QeIdentityMismatch
+        | Reason::ModuleMismatch => (WireReason::Signature, CutAndDistrust),
+
+        Reason::CertificateRevoked | Reason::TcbRevoked => (WireReason::Revoked, CutAndDistrust),
+
+        // Drains only for a hop that was good before: new ones are refused.
+        Reason::TcbOutOfDate => (WireReason::Tcb, Drain),
+        Reason::TcbNotSupported | Reason::TcbStatusNotAccepted | Reason::TcbBelowMinimum => {
+            (WireReason::Tcb, Cut)
+        }
+
+        Reason::MeasurementMismatch | Reason::AttributeMismatch | Reason::Migratable => {
+            (WireReason::Measurement, CutAndDistrust)
+        }
+        Reason::Debug => (WireReason::Debug, CutAndDistrust),
+        Reason::PlatformNotAllowed | Reason::TeeNotAccepted => (WireReason::Platform, CutAndDistrust),
+
+        Reason::SvidInvalid
+        | Reason::SvidUntrusted
+        | Reason::IdentityMismatch
+        | Reason::CertificateRequired
+        | Reason::SelfConnection => (WireReason::Identity, CutAndDistrust),
+
+        Reason::Malformed
+        | Reason::Truncated
+        | Reason::Oversized
+        | Reason::NonCanonical
+        | Reason::EvidenceMissing
+        | Reason::EvidenceDuplicate
+        | Reason::UnsupportedVersion
+        | Reason::UnsupportedFormat
+        | Reason::BadRequest
+        | Reason::NoApplicationProtocol
+        | Reason::TlsFailure
+        | Reason::Resumed => (WireReason::Format, CutAndDistrust),
+
+        // The first one drains; the machine itself counts to the second.
+        Reason::Timeout => (WireReason::Timeout, Drain),
+
+        // Who closes the channel, or does not want us, is cut but not accused.
+        Reason::ChannelClosed | Reason::PeerRefused => (WireReason::Unavailable, Cut),
+        Reason::Overloaded
+        | Reason::NotReady
+        | Reason::Internal
+        | Reason::Draining
+        | Reason::ConnectFailed
+        | Reason::CollateralInvalid
+        | Reason::CollateralRollback
+        | Reason::SnapshotUntrusted
+        | Reason::SnapshotRollback => (WireReason::Unavailable, Drain),
+
+        Reason::CollateralMissing
+        | Reason::CollateralExpired
+        | Reason::CollateralNotYetValid
+        | Reason::CollateralMismatch
+        | Reason::CrlMissing
+        | Reason::ReferenceValuesUnusable => (WireReason::Collateral, Drain),
+
+        Reason::PolicyChanged => (WireReason::Policy, Drain),
+        Reason::NoPolicy | Reason::AuthorizationDenied => (WireReason::Policy, Cut),
+
+        Reason::SvidExpired
+        | Reason::CertificateExpired
+        | Reason::CertificateNotYetValid
+        | Reason::EvidenceStale => (WireReason::Expired, Cut),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_note() {
+        for (index, reason) in WireReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.number(), index as u64 + 1);
+            assert_eq!(WireReason::from_number(reason.number()), Some(reason));
+        }
+        assert_eq!((WireReason::Binding.number(), WireReason::Expired.number()), (1, 15));
+        assert_eq!((WireReason::from_number(0), WireReason::from_number(16)), (None, None));
+    }
+
+    /// Section 4.4: what must cut, and what may drain.
+    #[test]
+    fn the_matrix_is_that_of_the_note() {
+        for reason in Reason::ALL.iter().copied() {
+            let (wire, ending) = (WireReason::of(reason), Ending::of(reason));
+            let must_cut = matches!(
+                wire,
+                WireReason::Binding
+                    | WireReason::Signature
+                    | WireReason::Revoked
+                    | WireReason::Debug
+                    | WireReason::Measurement
+                    | WireReason::Platform
+                    | WireReason::Identity
+                    | WireReason::LogReplay
+                    | WireReason::Format
+            );
+            assert_eq!(must_cut, ending == Ending::CutAndDistrust, "{reason}");
+            if ending == Ending::Drain {
+                let ours = reason.fault() != countersign_evidence::reason::Fault::Peer;
+                let named = matches!(
+                    reason,
+                    Reason::Timeout
+                        | Reason::TcbOutOfDate
+                        | Reason::PolicyChanged
+                        | Reason::SnapshotUntrusted
+                        | Reason::SnapshotRollback
+                );
+                assert!(ours || named, "{reason}");
+            }
+        }
+    }
+}
