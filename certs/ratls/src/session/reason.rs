@@ -162,6 +162,7 @@ const fn row(reason: Reason) -> (WireReason, Ending) {
         Reason::SvidInvalid
         | Reason::SvidUntrusted
         | Reason::IdentityMismatch
+        | Reason::OtherTee
         | Reason::CertificateRequired
         | Reason::SelfConnection => (WireReason::Identity, CutAndDistrust),
 
@@ -201,7 +202,7 @@ const fn row(reason: Reason) -> (WireReason, Ending) {
         | Reason::ReferenceValuesUnusable => (WireReason::Collateral, Drain),
 
         Reason::PolicyChanged => (WireReason::Policy, Drain),
-        Reason::NoPolicy | Reason::AuthorizationDenied => (WireReason::Policy, Cut),
+        Reason::NoPolicy | Reason::AuthorizationDenied | Reason::LevelTooLow => (WireReason::Policy, Cut),
 
         Reason::SvidExpired
         | Reason::CertificateExpired
