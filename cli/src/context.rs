@@ -156,6 +156,7 @@ impl Judge for ControlPlaneJudge {
             presented,
             claims: judged.claims,
             verdicts: judged.verdicts,
+            audited: Vec::new(),
             valid_until,
             generation: 0,
         }))

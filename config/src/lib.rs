@@ -22,4 +22,6 @@ pub mod view;
 pub use guard::Guard;
 pub use problem::Problem;
 pub use resource::{Key, Kind, Resource, parse};
+pub use view::demand::{Demands, Levels};
+pub use view::session::{SessionAdmission, SessionEvidence};
 pub use view::{Built, Inputs, View};

@@ -2,27 +2,32 @@
 
 mod authorize;
 mod compile;
+pub mod demand;
 pub mod explain;
 mod judge;
+pub mod session;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use countersign_evidence::cache::Cache;
 use countersign_evidence::collateral::{Collateral, Item, Marks};
-use countersign_evidence::policy::References;
+use countersign_evidence::policy::{Level, References};
 use countersign_evidence::{Anchors, Finding, Fingerprint, UnixTime};
 use countersign_ratls::key::KeyType;
 use countersign_ratls::{Bundle, SpiffeId, TrustDomain};
 
 use self::authorize::CallPolicy;
 use self::compile::HopPolicy;
+use self::session::Sessions;
 use crate::kinds::trust_domain::{KeyType as Wanted, TrustDomainSpec};
 use crate::kinds::{Selector, WorkloadIdentitySpec};
 use crate::resource::{Key, Kind, Metadata, ROOT_NAMESPACE, Resource};
 
 /// How many verified certificate chains and TCB evaluations are kept.
 const CACHE_ENTRIES: usize = 4096;
+/// How many verified pieces of evidence of connections are kept.
+const SESSION_ENTRIES: usize = 4096;
 
 /// What a view is made from.
 #[derive(Clone, Debug)]
@@ -63,6 +68,7 @@ pub struct View {
     refused_collateral: Vec<(String, Finding)>,
     anchors: Anchors,
     cache: Arc<Cache>,
+    sessions: Arc<Sessions>,
     bundles: BTreeMap<TrustDomain, Bundle>,
     references: References,
     hop_policies: Vec<HopPolicy>,
@@ -228,6 +234,9 @@ fn build(
         }
     };
     let cache = reusable.map_or_else(|| Arc::new(Cache::new(CACHE_ENTRIES)), |p| Arc::clone(&p.cache));
+    // Their keys name the collateral, which names the anchors.
+    let sessions =
+        previous.map_or_else(|| Arc::new(Sessions::new(SESSION_ENTRIES)), |p| Arc::clone(&p.sessions));
     let workloads = identities
         .iter()
         .map(|(id, identity)| (format!("{}/{}", identity.key.namespace, identity.key.name), id.clone()));
@@ -239,6 +248,7 @@ fn build(
         refused_collateral: refused_collateral.clone(),
         anchors,
         cache,
+        sessions,
         bundles: bundles.into_iter().map(|b| (b.trust_domain.clone(), b)).collect(),
         references,
         hop_policies,
@@ -281,7 +291,7 @@ fn hop_policies(
     let mut policies = Vec::new();
     for resource in resources {
         let Resource::AttestationPolicy(metadata, spec) = resource.as_ref() else { continue };
-        let policy = HopPolicy::new(metadata, spec, generation);
+        let policy = HopPolicy::new(metadata, spec, resource.to_json(), generation);
         let missing: BTreeSet<&str> =
             policy.references().filter(|name| !references.contains_key(*name)).map(String::as_str).collect();
         if !missing.is_empty() {
@@ -334,10 +344,19 @@ fn identities(
             continue;
         }
         let granted_by = spec.attestation.policy.0.clone();
-        if !policies.iter().any(|p| p.key.namespace == key.namespace && p.key.name == granted_by) {
-            let message =
-                format!("there is no AttestationPolicy {}/{granted_by}: nobody gets {id}", key.namespace);
-            rejected.push((key.clone(), message));
+        let granting = policies.iter().find(|p| p.key.namespace == key.namespace && p.key.name == granted_by);
+        let namespace = &key.namespace;
+        match granting.map(|p| p.level) {
+            None => {
+                let message =
+                    format!("there is no AttestationPolicy {namespace}/{granted_by}: nobody gets {id}");
+                rejected.push((key.clone(), message));
+            }
+            Some(Level::L0) => {
+                let message = format!("{namespace}/{granted_by} asks for no evidence: nobody gets {id}");
+                rejected.push((key.clone(), message));
+            }
+            Some(_) => {}
         }
         identities.insert(id.clone(), Identity { key, labels: spec.labels.clone(), granted_by });
     }

@@ -1,127 +1,23 @@
 //! What a view decides, with real evidence of emulated machines.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
-use std::sync::{Arc, LazyLock};
+mod common;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
+use common::{AUDIT, LEDGER, NOW, WORLD, at, id, other_release, policy, resources};
 use countersign_attester::Attester as _;
-use countersign_attester::emulated::{TdxSpec, Vendor};
+use countersign_attester::emulated::TdxSpec;
 use countersign_config::view::explain::Known;
-use countersign_config::{Built, Guard, Inputs, View, parse};
-use countersign_evidence::collateral::{Item, Marks};
-use countersign_evidence::{Denial, Reason, UnixTime};
-use countersign_ratls::ca::Leaf;
-use countersign_ratls::csr::{AttestedRequest, Pending};
+use countersign_config::{Guard, View};
+use countersign_evidence::collateral::Marks;
+use countersign_evidence::{Denial, Reason};
 use countersign_ratls::key::{KeyType, PrivateKey};
 use countersign_ratls::peer::{Admission, Form, Judge as _, Presented, Role};
-use countersign_ratls::{Authority, Bundle, SpiffeId, TrustDomain};
 use rustls_pki_types::CertificateDer;
-
-const NOW: u64 = 1_800_000_000;
-const LEDGER: &str = "spiffe://demo.example/ns/payments/ledger";
-const AUDIT: &str = "spiffe://demo.example/ns/payments/audit";
-
-fn at(seconds: u64) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_secs(NOW + seconds))
-}
-
-fn id(text: &str) -> SpiffeId {
-    SpiffeId::parse(text).unwrap()
-}
-
-/// One vendor, one CA, for all tests.
-struct World {
-    vendor: Vendor,
-    collateral: Vec<Item>,
-    authority: Authority,
-    bundle: Bundle,
-}
-
-static WORLD: LazyLock<World> = LazyLock::new(|| {
-    let vendor = Vendor::generate(at(0), Duration::from_secs(90 * 86_400)).unwrap();
-    let trust_domain = TrustDomain::parse("demo.example").unwrap();
-    let authority = Authority::create(&trust_domain, 30 * 86_400, at(0)).unwrap();
-    let bundle = Bundle {
-        trust_domain,
-        x509_authorities: vec![authority.certificate.clone()],
-        snapshot_keys: Vec::new(),
-        sequence: 1,
-        refresh_hint: None,
-    };
-    World { collateral: vendor.collateral(at(0)).unwrap(), vendor, authority, bundle }
-});
-
-impl World {
-    /// An SVID with evidence of a TDX guest, issued at the beginning.
-    fn chain(&self, who: &str, spec: TdxSpec) -> Vec<CertificateDer<'static>> {
-        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
-        let pending = Pending::new(&key, &[7; 32]).unwrap();
-        let produced = self.vendor.tdx(spec).unwrap().evidence(&pending.report_data).unwrap();
-        let request = pending.finish(&key, produced.media_type, &produced.value).unwrap();
-        let request = AttestedRequest::parse(&request).unwrap();
-        self.issue(&request.spki, who, Some(&request.cmw))
-    }
-
-    fn issue(&self, spki: &[u8], who: &str, cmw: Option<&[u8]>) -> Vec<CertificateDer<'static>> {
-        self.authority.issue(&Leaf { spki, id: &id(who), lifetime: 7200, cmw }, at(0)).unwrap()
-    }
-
-    fn presented(&self, who: &str, spec: TdxSpec) -> Presented {
-        Presented::parse(&self.chain(who, spec)).unwrap()
-    }
-
-    fn inputs(&self, text: &str) -> Inputs {
-        let text = text.replace("ROOT", &self.vendor.intel_root().to_string());
-        Inputs {
-            generation: 17,
-            resources: parse("view.yaml", &text).unwrap().into_iter().map(Arc::new).collect(),
-            bundles: vec![self.bundle.clone()],
-            collateral: self.collateral.clone(),
-        }
-    }
-
-    fn build(&self, text: &str) -> Built {
-        View::build(self.inputs(text), &mut Marks::default(), at(0))
-    }
-
-    fn view(&self, text: &str) -> View {
-        let built = self.build(text);
-        assert_eq!(built.rejected, []);
-        assert_eq!(built.refused_collateral, []);
-        built.view
-    }
-}
-
-/// `RELEASE` is an approved measurement of RTMR 2.
-fn resources() -> String {
-    let identity = |name: &str| {
-        format!(
-            "---\napiVersion: countersign.dev/v1alpha1\nkind: WorkloadIdentity\n\
-             metadata: {{ name: {name}, namespace: payments }}\n\
-             spec: {{ spiffeId: spiffe://demo.example/ns/payments/{name}, labels: {{ app: {name} }}, \
-             attestation: {{ policy: everyone }} }}\n"
-        )
-    };
-    let references = format!(
-        "---\napiVersion: countersign.dev/v1alpha1\nkind: ReferenceValues\n\
-         metadata: {{ name: release, namespace: payments }}\n\
-         spec: {{ tdx: [{{ name: v1, mrTd: \"{}\", rtmr: {{ 2: \"{}\" }} }}] }}\n",
-        "d0".repeat(48),
-        "d3".repeat(48)
-    );
-    let policy = policy("payments", "everyone", "", "{ fromReferenceValues: release }");
-    identity("ledger") + &identity("audit") + &references + &policy
-}
-
-fn policy(namespace: &str, name: &str, more: &str, measurements: &str) -> String {
-    format!(
-        "---\napiVersion: countersign.dev/v1alpha1\nkind: AttestationPolicy\n\
-         metadata: {{ name: {name}, namespace: {namespace} }}\nspec:\n  {more}\n  anyOf:\n    - tdx:\n        \
-         emulatedRoots: [\"ROOT\"]\n        measurements: {measurements}\n"
-    )
-}
 
 fn authorization(name: &str, action: &str, rules: &str) -> String {
     format!(
@@ -129,12 +25,6 @@ fn authorization(name: &str, action: &str, rules: &str) -> String {
          metadata: {{ name: {name}, namespace: payments }}\n\
          spec: {{ selector: {{ matchLabels: {{ app: audit }} }}, action: {action}, rules: {rules} }}\n"
     )
-}
-
-fn other_release() -> TdxSpec {
-    let mut spec = TdxSpec::default();
-    spec.rtmr[2] = [0xee; 48];
-    spec
 }
 
 fn judge(view: &View, presented: Presented, seconds: u64) -> Result<Admission, Denial> {

@@ -139,7 +139,7 @@ impl Judge for Doorkeeper {
 }
 
 fn without_evidence(presented: Presented, valid_until: u64, generation: u64) -> Arc<Admission> {
-    Arc::new(Admission { presented, claims: None, verdicts: Vec::new(), valid_until, generation })
+    Arc::new(Admission::without_evidence(presented, valid_until, generation))
 }
 
 fn within_validity(presented: &Presented, now: UnixTime) -> Result<(), Finding> {

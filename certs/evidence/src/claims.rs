@@ -325,6 +325,17 @@ impl Claims {
         }
     }
 
+    /// What was measured when the TEE was started, under the name that operators
+    /// know it by. It cannot change while the TEE lives.
+    #[must_use]
+    pub const fn launch_measurement(&self) -> (&'static str, &[u8]) {
+        match &self.body {
+            Body::Tdx(c) => ("mrTd", &c.mr_td),
+            Body::Sgx(c) => ("mrEnclave", &c.mr_enclave),
+            Body::SevSnp(c) => ("measurement", &c.measurement),
+        }
+    }
+
     /// Whether the evidence itself says that debugging is possible.
     #[must_use]
     pub fn debug(&self) -> bool {

@@ -34,6 +34,24 @@ pub mod media_type {
     pub const TSM_SNP: &str = "application/vnd.veraison.tsm-report+cbor; provider=sev_guest";
     /// A bare SGX quote (Gramine's `/dev/attestation/quote`).
     pub const SGX_QUOTE: &str = "application/vnd.countersign.sgx-quote";
+
+    use crate::claims::Tee;
+
+    /// The media type of evidence of this kind of TEE.
+    #[must_use]
+    pub const fn of(tee: Tee) -> &'static str {
+        match tee {
+            Tee::Tdx => TSM_TDX,
+            Tee::Sgx => SGX_QUOTE,
+            Tee::SevSnp => TSM_SNP,
+        }
+    }
+
+    /// The kind of TEE whose evidence has this media type.
+    #[must_use]
+    pub fn tee(media_type: &str) -> Option<Tee> {
+        [Tee::Tdx, Tee::Sgx, Tee::SevSnp].into_iter().find(|tee| of(*tee) == media_type)
+    }
 }
 
 /// No evidence of one CPU is near this size, in bytes.

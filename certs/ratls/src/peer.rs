@@ -145,10 +145,21 @@ pub struct Admission {
     pub claims: Option<Arc<Claims>>,
     /// The verdict of every policy that speaks of this peer.
     pub verdicts: Vec<Verdict>,
+    /// What policies that are only recorded would have refused.
+    pub audited: Vec<Denial>,
     /// The last second at which this holds: SVID, path, evidence and policies.
     pub valid_until: u64,
     /// The generation of the configuration under which it was decided.
     pub generation: u64,
+}
+
+impl Admission {
+    /// A peer that is admitted for its SPIFFE ID alone.
+    #[must_use]
+    pub fn without_evidence(presented: Presented, valid_until: u64, generation: u64) -> Self {
+        let (verdicts, audited) = (Vec::new(), Vec::new());
+        Self { presented, claims: None, verdicts, audited, valid_until, generation }
+    }
 }
 
 /// Somebody who decides about peers. Called inside the handshake: synchronous,

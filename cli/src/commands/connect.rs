@@ -120,6 +120,7 @@ impl Judge for Witness {
             presented,
             claims: judged.claims.clone(),
             verdicts: judged.verdicts.clone(),
+            audited: Vec::new(),
             generation: 0,
         };
         seen.judged = judged;

@@ -2,13 +2,14 @@
 
 use countersign_evidence::anchors::{Anchors, Fingerprint};
 use countersign_evidence::policy::{
-    self as compiled, Common, IntelTcbRule, Policy, PolicyRef, ReferenceSet, SgxReference, SgxRule,
+    self as compiled, Common, IntelTcbRule, Level, Policy, PolicyRef, ReferenceSet, SgxReference, SgxRule,
     SnpReference, SnpRule, TdxReference, TdxRule,
 };
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::Form;
 
 use crate::kinds::Selector;
+use crate::kinds::assurance::Continuous;
 use crate::kinds::attestation_policy::{
     Alternative, AttestationPolicySpec, CrlUse, EvidenceForm, Measurements, Mode, SgxBlock, SnpBlock,
     TcbStatus, TdxBlock,
@@ -24,6 +25,10 @@ pub(super) struct HopPolicy {
     pub(super) selector: Selector,
     peers: Option<Vec<Pattern>>,
     pub(super) mode: Mode,
+    pub(super) level: Level,
+    pub(super) continuous: Continuous,
+    /// The whole resource as canonical JSON.
+    pub(super) json: String,
     forms: Vec<Form>,
     pub(super) policy: Policy,
     /// The measurements that each alternative names, for explanations.
@@ -31,7 +36,12 @@ pub(super) struct HopPolicy {
 }
 
 impl HopPolicy {
-    pub(super) fn new(metadata: &Metadata, spec: &AttestationPolicySpec, generation: u64) -> Self {
+    pub(super) fn new(
+        metadata: &Metadata,
+        spec: &AttestationPolicySpec,
+        json: String,
+        generation: u64,
+    ) -> Self {
         let namespace = &metadata.namespace;
         let any_of = spec.any_of.iter().map(|a| alternative(a, namespace)).collect();
         let key =
@@ -46,6 +56,9 @@ impl HopPolicy {
             selector: spec.selector.clone(),
             peers: spec.peers.clone(),
             mode: spec.mode,
+            level: spec.level.into(),
+            continuous: spec.continuous.clone().unwrap_or_default(),
+            json,
             forms: forms.collect(),
             policy: Policy {
                 name,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use countersign_evidence::claims::Tee;
+use countersign_evidence::policy::Level;
 use countersign_evidence::{Claims, Denial, UnixTime, Verdict, appraise};
 use countersign_ratls::SpiffeId;
 
@@ -51,6 +52,8 @@ pub struct Demand {
     pub policy: String,
     /// Enforced, or only recorded.
     pub mode: Mode,
+    /// How much the peer must prove.
+    pub level: Level,
     /// One line an alternative; one of them must hold.
     pub any_of: Vec<String>,
     /// How old the evidence may be, in seconds.
@@ -97,27 +100,20 @@ impl View {
             source: source.to_string(),
             destination: destination.to_string(),
             port,
-            source_must_prove: self.demands(destination, source, known.source.as_ref(), now),
-            destination_must_prove: self.demands(source, destination, known.destination.as_ref(), now),
+            source_must_prove: self.side(destination, source, known.source.as_ref(), now),
+            destination_must_prove: self.side(source, destination, known.destination.as_ref(), now),
             authorization: self.decide(&Call { peer: Some(source), tee, port }, destination),
             assumptions,
         }
     }
 
-    fn demands(
-        &self,
-        me: &SpiffeId,
-        peer: &SpiffeId,
-        claims: Option<&Arc<Claims>>,
-        now: UnixTime,
-    ) -> Demands {
-        let guarding = match self.guarding(me) {
-            Ok(policies) => policies.filter(|p| p.speaks_of(peer)).collect(),
+    fn side(&self, me: &SpiffeId, peer: &SpiffeId, claims: Option<&Arc<Claims>>, now: UnixTime) -> Demands {
+        let policies: Vec<_> = match self.guarding(me) {
+            Ok(policies) => policies.into_iter().filter(|p| p.speaks_of(peer)).collect(),
             Err(denial) => {
                 return Demands { guard: me.to_string(), policies: Vec::new(), refused: Some(denial) };
             }
         };
-        let policies: Vec<_> = guarding;
         let enforced = policies.iter().any(|p| p.mode == Mode::Enforce);
         let refused = (!enforced).then(|| {
             let audits: Vec<_> = policies.iter().map(|p| (*p, p.mode)).collect();
@@ -126,9 +122,12 @@ impl View {
         let demand = |policy: &super::compile::HopPolicy| Demand {
             policy: policy.key.to_string(),
             mode: policy.mode,
+            level: policy.level,
             any_of: policy.demands.clone(),
             max_evidence_age: policy.policy.max_evidence_age,
-            verdict: claims.map(|c| appraise(Arc::clone(c), &policy.policy, &self.references, 0, now)),
+            verdict: claims
+                .filter(|_| policy.level > Level::L0)
+                .map(|c| appraise(Arc::clone(c), &policy.policy, &self.references, 0, now)),
         };
         Demands { guard: me.to_string(), policies: policies.into_iter().map(demand).collect(), refused }
     }

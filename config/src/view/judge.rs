@@ -2,25 +2,27 @@
 
 use std::sync::Arc;
 
+use countersign_evidence::policy::Level;
 use countersign_evidence::verdict::{Outcome, Rejection};
 use countersign_evidence::{Claims, Denial, Evidence, Finding, Reason, UnixTime, Verdict, appraise};
 use countersign_ratls::SpiffeId;
-use countersign_ratls::peer::{Admission, Form, Presented};
+use countersign_ratls::peer::{Admission, Conveyed, Form, Presented};
 
 use super::compile::HopPolicy;
 use super::{Identity, View};
 use crate::kinds::attestation_policy::Mode;
 
 /// A policy, and whether it decides or is only recorded.
-type Applied<'a> = (&'a HopPolicy, Mode);
+pub(super) type Applied<'a> = (&'a HopPolicy, Mode);
 
 impl View {
     /// Judges a hop's peer on behalf of the workload `me`: path to the bundle of
     /// its own trust domain, evidence, and every AttestationPolicy that selects
     /// `me` and speaks of the peer. Uncached; [`Guard`](crate::Guard) caches.
     ///
-    /// The verdicts of the admission include those of `Audit` policies, which
-    /// may be denials. In a view [for the control plane](View::for_control_plane)
+    /// A peer without evidence is admitted when all policies that decide are of
+    /// level L0. The verdicts of the admission include those of `Audit` policies,
+    /// which may be denials. In a view [for the control plane](View::for_control_plane)
     /// `me` is not looked at.
     ///
     /// # Errors
@@ -28,11 +30,7 @@ impl View {
     /// does not hold, or `no-policy`.
     pub fn judge_hop(&self, me: &SpiffeId, presented: Presented, now: UnixTime) -> Result<Admission, Denial> {
         let (peer, path_until) = self.path(&presented, now)?;
-        let policies: Vec<Applied<'_>> =
-            self.guarding(me)?.filter(|p| p.speaks_of(&peer)).map(|p| (p, p.mode)).collect();
-        if policies.iter().all(|(_, mode)| *mode == Mode::Audit) {
-            return Err(no_policy(me, &peer, &policies));
-        }
+        let policies = self.applied(me, &peer)?;
         self.admit(presented, &policies, path_until, now)
     }
 
@@ -105,31 +103,45 @@ impl View {
         Ok((id.clone(), bundle.validate(presented, now)?))
     }
 
+    /// The policies that guard the hop between `me` and `peer`, at least one of
+    /// which decides.
+    pub(super) fn applied(&self, me: &SpiffeId, peer: &SpiffeId) -> Result<Vec<Applied<'_>>, Denial> {
+        let speaking = self.guarding(me)?.into_iter().filter(|p| p.speaks_of(peer));
+        let policies: Vec<_> = speaking.map(|p| (p, p.mode)).collect();
+        if policies.iter().all(|(_, mode)| *mode == Mode::Audit) {
+            return Err(no_policy(me, peer, &policies));
+        }
+        Ok(policies)
+    }
+
     /// The policies that guard the hops of `me`.
-    pub(super) fn guarding<'a>(
-        &'a self,
-        me: &SpiffeId,
-    ) -> Result<impl Iterator<Item = &'a HopPolicy> + use<'a>, Denial> {
+    pub(super) fn guarding(&self, me: &SpiffeId) -> Result<Vec<&HopPolicy>, Denial> {
         let identity = match self.identities.get(me) {
             _ if self.guards_control_plane => None,
             Some(identity) => Some(identity),
             None => return Err(no_identity(me)),
         };
-        Ok(self.hop_policies.iter().filter(move |policy| match identity {
+        let guards = |policy: &&HopPolicy| match identity {
             Some(identity) => identity.selected_by(&policy.key.namespace, &policy.selector),
             None => policy.selector.is_empty(),
-        }))
+        };
+        Ok(self.hop_policies.iter().filter(guards).collect())
     }
 
     /// The policy that must hold to get an identity.
     fn granting(&self, identity: &Identity) -> Result<&HopPolicy, Denial> {
         let named =
             |p: &&HopPolicy| p.key.namespace == identity.key.namespace && p.key.name == identity.granted_by;
-        self.hop_policies.iter().find(named).ok_or_else(|| {
+        let refuse = |presented: &str| {
             let wanted = format!("AttestationPolicy {}/{}", identity.key.namespace, identity.granted_by);
             let field = format!("attestation.policy of {}", identity.key);
-            Finding::new(Reason::NoPolicy, field, wanted, "no policy of that name").into()
-        })
+            Denial::from(Finding::new(Reason::NoPolicy, field, wanted, presented))
+        };
+        let policy = self.hop_policies.iter().find(named).ok_or_else(|| refuse("no policy of that name"))?;
+        if policy.level == Level::L0 {
+            return Err(refuse("one of level L0, which asks for no evidence"));
+        }
+        Ok(policy)
     }
 
     fn admit(
@@ -139,12 +151,15 @@ impl View {
         path_until: u64,
         now: UnixTime,
     ) -> Result<Admission, Denial> {
-        let Some(evidence) = &presented.evidence else {
-            let expected = "attestation evidence in the certificate";
-            return Err(Finding::new(Reason::EvidenceMissing, "certificate", expected, "none").into());
-        };
+        let asking: Vec<Applied<'_>> =
+            policies.iter().filter(|(policy, _)| policy.level > Level::L0).copied().collect();
+        let path_until = path_until.min(presented.not_after);
+        if asking.iter().all(|(_, mode)| *mode == Mode::Audit) {
+            return Ok(self.admit_without_evidence(presented, &asking, path_until, now));
+        }
+        let evidence = evidence_of(&presented)?;
         // Before any signature: a form that a deciding policy does not accept.
-        for (policy, mode) in policies {
+        for (policy, mode) in &asking {
             if *mode == Mode::Enforce && !policy.accepts(evidence.form) {
                 return Err(Denial {
                     reason: Reason::UnsupportedFormat,
@@ -156,35 +171,67 @@ impl View {
         }
         let claims = self.verify(&evidence.media_type, &evidence.value, now)?;
         let age = now.as_secs().saturating_sub(presented.not_before);
-        let mut valid_until = path_until.min(presented.not_after).min(claims.window.until);
-        let mut verdicts = Vec::with_capacity(policies.len());
+        let mut valid_until = path_until.min(claims.window.until);
+        let (mut verdicts, mut audited) = (Vec::with_capacity(asking.len()), Vec::new());
         let mut denial = None;
-        for (policy, mode) in policies {
+        for (policy, mode) in asking {
             let verdict = self.verdict(policy, evidence.form, &claims, age, now);
-            match &verdict.outcome {
-                _ if *mode == Mode::Audit => {}
-                Outcome::Allow { valid_until: until, .. } => {
+            match (&verdict.outcome, mode) {
+                (Outcome::Allow { valid_until: until, .. }, Mode::Enforce) => {
                     valid_until = valid_until.min(*until);
                     if let Some(most) = policy.policy.max_evidence_age {
                         valid_until = valid_until.min(presented.not_before.saturating_add(most));
                     }
                 }
-                Outcome::Deny { .. } => {
-                    denial = denial.or_else(|| Some(verdict.denial().unwrap_or_else(|| unexplained(policy))));
+                (Outcome::Allow { .. }, Mode::Audit) => {}
+                (Outcome::Deny { .. }, mode) => {
+                    let why = verdict.denial().unwrap_or_else(|| unexplained(policy));
+                    match mode {
+                        Mode::Enforce => denial = denial.or(Some(why)),
+                        Mode::Audit => audited.push(why),
+                    }
                 }
             }
             verdicts.push(verdict);
         }
-        match denial {
-            Some(denial) => Err(denial),
-            None => Ok(Admission {
-                presented,
-                claims: Some(claims),
-                verdicts,
-                valid_until,
-                generation: self.generation,
-            }),
+        if let Some(denial) = denial {
+            return Err(denial);
         }
+        let generation = self.generation;
+        Ok(Admission { presented, claims: Some(claims), verdicts, audited, valid_until, generation })
+    }
+
+    /// Admits a peer of which nobody asks for evidence. What it may present all
+    /// the same decides nothing, so that nothing it says is believed: policies
+    /// that are only recorded look at it.
+    fn admit_without_evidence(
+        &self,
+        presented: Presented,
+        audits: &[Applied<'_>],
+        valid_until: u64,
+        now: UnixTime,
+    ) -> Admission {
+        let mut admission = Admission::without_evidence(presented, valid_until, self.generation);
+        if audits.is_empty() {
+            return admission;
+        }
+        let verified = evidence_of(&admission.presented)
+            .and_then(|e| Ok((e.form, self.verify(&e.media_type, &e.value, now)?)));
+        let age = now.as_secs().saturating_sub(admission.presented.not_before);
+        for (policy, _) in audits {
+            match &verified {
+                Ok((form, claims)) => {
+                    let verdict = self.verdict(policy, *form, claims, age, now);
+                    admission.audited.extend(verdict.denial());
+                    admission.verdicts.push(verdict);
+                }
+                Err(denial) => {
+                    let policy = Some(policy.policy.name.clone());
+                    admission.audited.push(Denial { policy, ..denial.clone() });
+                }
+            }
+        }
+        admission
     }
 
     fn verdict(
@@ -206,6 +253,12 @@ impl View {
             outcome: Outcome::Deny { rejections: vec![rejection] },
         }
     }
+}
+
+fn evidence_of(presented: &Presented) -> Result<&Conveyed, Denial> {
+    let expected = "attestation evidence in the certificate";
+    let missing = || Finding::new(Reason::EvidenceMissing, "certificate", expected, "none").into();
+    presented.evidence.as_ref().ok_or_else(missing)
 }
 
 fn form_finding(policy: &HopPolicy, form: Form) -> Finding {
@@ -234,7 +287,7 @@ pub(super) fn no_policy(me: &SpiffeId, peer: &SpiffeId, audits: &[Applied<'_>]) 
 }
 
 /// A verdict that neither allows nor explains would be a defect: it denies.
-fn unexplained(policy: &HopPolicy) -> Denial {
+pub(super) fn unexplained(policy: &HopPolicy) -> Denial {
     Denial {
         reason: Reason::Internal,
         policy: Some(policy.policy.name.clone()),

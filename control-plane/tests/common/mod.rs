@@ -65,7 +65,7 @@ impl Judge for ByBundle {
     fn judge(&self, chain: &[CertificateDer<'_>], _: Role, now: UnixTime) -> Result<Arc<Admission>, Denial> {
         let presented = Presented::parse(chain)?;
         let valid_until = self.0.validate(&presented, now)?;
-        Ok(Arc::new(Admission { presented, claims: None, verdicts: Vec::new(), valid_until, generation: 0 }))
+        Ok(Arc::new(Admission::without_evidence(presented, valid_until, 0)))
     }
 }
 

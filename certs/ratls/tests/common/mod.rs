@@ -141,7 +141,7 @@ impl Judge for Gatekeeper {
         if let Some(reason) = self.deny {
             return Err(Finding::new(reason, "test", "this", "that").into());
         }
-        Ok(Arc::new(Admission { presented, claims: None, verdicts: Vec::new(), valid_until, generation: 1 }))
+        Ok(Arc::new(Admission::without_evidence(presented, valid_until, 1)))
     }
 }
 

@@ -1,0 +1,213 @@
+//! The judgement of evidence that is made for a connection.
+
+use std::fmt;
+use std::sync::Arc;
+
+use countersign_evidence::claims::Tee;
+use countersign_evidence::evidence::media_type;
+use countersign_evidence::verdict::Outcome;
+use countersign_evidence::{Claims, Denial, Finding, Fingerprint, Reason, UnixTime, Verdict, appraise};
+use countersign_ratls::SpiffeId;
+use countersign_ratls::binding::ReportData;
+use countersign_ratls::peer::Admission;
+
+use super::View;
+use super::judge::{Applied, unexplained};
+use crate::kinds::attestation_policy::Mode;
+
+/// Evidence that answered a challenge.
+#[derive(Clone, Debug)]
+pub struct SessionEvidence<'a> {
+    /// The media type of its CMW record.
+    pub media_type: &'a str,
+    /// The value of the record.
+    pub value: &'a [u8],
+    /// What it must carry, from our own view of the connection: the binder, or
+    /// the root of the tree that the binder is a leaf of.
+    pub report_data: &'a ReportData,
+    /// When the challenge was sent: the evidence is no older.
+    pub challenged: UnixTime,
+}
+
+/// A peer that proved itself in a round: what it proved, until when it holds.
+#[derive(Clone, Debug)]
+pub struct SessionAdmission {
+    /// What the evidence proves.
+    pub claims: Arc<Claims>,
+    /// The verdict of every policy of level L2 or higher that speaks of the peer.
+    pub verdicts: Vec<Verdict>,
+    /// What policies with mode `Audit` would have refused.
+    pub audited: Vec<Denial>,
+    /// When the challenge was sent, in seconds since the epoch.
+    pub challenged: u64,
+    /// The last second at which this holds: evidence and policies. How soon the
+    /// next round is due, and how long one may fail to come, is not in it.
+    pub valid_until: u64,
+    /// The generation of the configuration under which it was decided.
+    pub generation: u64,
+    kept: Arc<Kept>,
+}
+
+impl SessionAdmission {
+    /// The evidence, which hops that rest on the same quote share.
+    #[must_use]
+    pub fn evidence(&self) -> (&'static str, &[u8]) {
+        (self.kept.media_type, &self.kept.value)
+    }
+}
+
+/// Evidence, kept to be judged again under other collateral.
+struct Kept {
+    media_type: &'static str,
+    value: Box<[u8]>,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of {}", self.value.len(), self.media_type)
+    }
+}
+
+/// Evidence that was verified, and under what collateral.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Known {
+    tee: Tee,
+    evidence: Fingerprint,
+    collateral: Fingerprint,
+}
+
+/// A verification that many hops share: a quote over a tree serves them all.
+#[derive(Clone, Debug)]
+pub(super) struct Verified {
+    claims: Arc<Claims>,
+    kept: Arc<Kept>,
+}
+
+/// Verifications by evidence and collateral.
+pub(super) type Sessions = quick_cache::sync::Cache<Known, Verified>;
+
+impl View {
+    /// Judges evidence that the peer of an admitted hop made for the connection:
+    /// signatures and collateral, the whole report data, the same TEE as in the
+    /// certificate, and every policy of level L2 or higher that guards the hop.
+    ///
+    /// # Errors
+    /// The denial: of the evidence, `binding-mismatch`, `other-tee`, the first
+    /// `Enforce` policy that does not hold, or `no-policy`.
+    pub fn judge_session(
+        &self,
+        me: &SpiffeId,
+        admission: &Admission,
+        evidence: &SessionEvidence<'_>,
+        now: UnixTime,
+    ) -> Result<SessionAdmission, Denial> {
+        let policies = self.applied_to(me, admission)?;
+        let verified = self.verify_session(evidence.media_type, evidence.value, now)?;
+        evidence.report_data.check(&verified.claims.report_data)?;
+        self.appraise_session(admission, &policies, verified, evidence.challenged.as_secs(), now)
+    }
+
+    /// Judges a peer again by what it proved last, without new evidence: after a
+    /// change of policies, reference values, collateral.
+    ///
+    /// # Errors
+    /// As [`judge_session`](View::judge_session), `binding-mismatch` excepted:
+    /// what the evidence is bound to has not changed.
+    pub fn rejudge_session(
+        &self,
+        me: &SpiffeId,
+        admission: &Admission,
+        last: &SessionAdmission,
+        now: UnixTime,
+    ) -> Result<SessionAdmission, Denial> {
+        let policies = self.applied_to(me, admission)?;
+        let (media_type, value) = last.evidence();
+        let verified = self.verify_session(media_type, value, now)?;
+        self.appraise_session(admission, &policies, verified, last.challenged, now)
+    }
+
+    fn applied_to(&self, me: &SpiffeId, admission: &Admission) -> Result<Vec<Applied<'_>>, Denial> {
+        let expected = "a SPIFFE ID";
+        let none = || Finding::new(Reason::SvidInvalid, "URI SAN of the certificate", expected, "none");
+        self.applied(me, admission.presented.id.as_ref().ok_or_else(none)?)
+    }
+
+    /// Verifies once what many hops present.
+    fn verify_session(&self, media_type: &str, value: &[u8], now: UnixTime) -> Result<Verified, Denial> {
+        let verify = || {
+            let claims = self.verify(media_type, value, now)?;
+            let kept = Kept { media_type: media_type::of(claims.tee), value: value.into() };
+            Ok::<_, Denial>(Verified { claims, kept: Arc::new(kept) })
+        };
+        let Some(tee) = media_type::tee(media_type) else { return verify() };
+        let key =
+            Known { tee, evidence: Fingerprint::of(value), collateral: Fingerprint(*self.collateral.id()) };
+        let known = self.sessions.get_or_insert_with(&key, verify)?;
+        if known.claims.window.contains(now.as_secs()) {
+            return Ok(known);
+        }
+        // It says what ended, and nothing that ended is believed.
+        verify()
+    }
+
+    fn appraise_session(
+        &self,
+        admission: &Admission,
+        policies: &[Applied<'_>],
+        verified: Verified,
+        challenged: u64,
+        now: UnixTime,
+    ) -> Result<SessionAdmission, Denial> {
+        let Verified { claims, kept } = verified;
+        if let Some(certified) = &admission.claims {
+            same_tee(certified, &claims)?;
+        }
+        let age = now.as_secs().saturating_sub(challenged);
+        let (mut verdicts, mut audited, mut valid_until) = (Vec::new(), Vec::new(), claims.window.until);
+        for (policy, mode) in policies.iter().filter(|(policy, _)| policy.level.is_session_bound()) {
+            let verdict = appraise(Arc::clone(&claims), &policy.policy, &self.references, age, now);
+            match (&verdict.outcome, mode) {
+                (Outcome::Allow { valid_until: until, .. }, Mode::Enforce) => {
+                    valid_until = valid_until.min(*until);
+                }
+                (Outcome::Allow { .. }, Mode::Audit) => {}
+                (Outcome::Deny { .. }, mode) => {
+                    let denial = verdict.denial().unwrap_or_else(|| unexplained(policy));
+                    match mode {
+                        Mode::Enforce => return Err(denial),
+                        Mode::Audit => audited.push(denial),
+                    }
+                }
+            }
+            verdicts.push(verdict);
+        }
+        let generation = self.generation;
+        Ok(SessionAdmission { claims, verdicts, audited, challenged, valid_until, generation, kept })
+    }
+}
+
+/// Evidence in the certificate and evidence for the connection are of one TEE
+/// (3-attestation, section 4.5): who took a key to another place has that
+/// place's evidence only.
+fn same_tee(certified: &Claims, presented: &Claims) -> Result<(), Denial> {
+    let describe = |c: &Claims| format!("{}{}", c.tee, if c.emulated { ", emulated" } else { "" });
+    let platform = |c: &Claims| c.platform().map_or_else(|| "not named".to_owned(), |p| p.to_string());
+    let (field, _) = certified.launch_measurement();
+    let launch = |c: &Claims| hex::encode(c.launch_measurement().1);
+    let pairs = [
+        ("tee", describe(certified), describe(presented)),
+        ("platform", platform(certified), platform(presented)),
+        (field, launch(certified), launch(presented)),
+    ];
+    let differing = pairs.into_iter().filter(|(_, expected, presented)| expected != presented);
+    let findings: Vec<_> = differing
+        .map(|(field, expected, presented)| {
+            let expected = format!("{expected}, as in the certificate");
+            Finding::new(Reason::OtherTee, field, expected, presented)
+        })
+        .collect();
+    if findings.is_empty() {
+        return Ok(());
+    }
+    Err(Denial { reason: Reason::OtherTee, policy: None, rule: String::new(), findings })
+}
