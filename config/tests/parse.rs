@@ -275,7 +275,10 @@ fn each_class_of_error_has_its_place_and_says_what_is_accepted() {
             authz("{action: Deny}"),
             &["f.yaml:4:7: spec.rules: a Deny policy without rules matches nothing and has no effect"],
         ),
-        (refs("{}"), &["f.yaml:4:7: spec: approves nothing: give entries under tdx, sgx or sevSnp"]),
+        (
+            refs("{}"),
+            &["f.yaml:4:7: spec: approves nothing: give entries under tdx, sgx, sevSnp or runtimeEvents"],
+        ),
         (
             refs(&format!("{{sgx: [{{name: a}}, {{name: b, mrSigner: '{}'}}]}}", "00".repeat(32))),
             &[
@@ -452,6 +455,48 @@ fn what_a_policy_does_not_say_is_level_2() {
     let continuous = spec.continuous.clone().unwrap();
     assert_eq!(continuous.interval.as_secs(), 60);
     assert_eq!(Continuous { interval: Continuous::default().interval, ..continuous }, Continuous::default());
+}
+
+#[test]
+fn runtime_events_are_a_set_or_a_word() {
+    let with = |events: &str| {
+        let line = format!("runtimeEvents: {events}\n        measurements: {{ fromReferenceValues: ledger");
+        POLICY.replace("measurements: { fromReferenceValues: ledger", &line)
+    };
+    for events in ["Any", "None", "{ fromReferenceValues: [a, b] }", "{ fromReferenceValues: a }"] {
+        let resources = parse("f.yaml", &with(events)).unwrap();
+        assert_eq!(parse("y", &resources[0].to_yaml()).unwrap(), resources, "{events}");
+    }
+    assert_eq!(
+        problems(&with("Some")),
+        ["f.yaml:13:24: spec.anyOf[0].tdx.runtimeEvents: is `Some`, accepted: Any, None, or a mapping with \
+          fromReferenceValues (did you mean `None`?)"]
+    );
+}
+
+#[test]
+fn an_admitted_event_has_a_type_and_at_most_one_content() {
+    let digest = "ab".repeat(48);
+    let set =
+        |entry: &str| resource("ReferenceValues", &format!("{{runtimeEvents: [{{name: n, {entry}}}]}}"));
+    for entry in [
+        "type: exec".to_owned(),
+        "type: exec, content: /bin/a".into(),
+        format!("type: e, digest: '{digest}'"),
+    ] {
+        assert!(parse("f.yaml", &set(&entry)).is_ok(), "{entry}");
+    }
+    for (entry, expected) in [
+        ("type: 'a b'".to_owned(), "type of an event is 'a b', accepted: 1 to 128 visible ASCII characters"),
+        (format!("type: e, content: c, digest: '{digest}'"), "gives a digest and a content"),
+        (format!("type: e, content: {}", "c".repeat(1025)), "has 1025 characters, accepted: 0 to 1024"),
+        ("digest: ab".to_owned(), "field `type` is missing"),
+    ] {
+        let problems = problems(&set(&entry));
+        assert!(problems.iter().any(|p| p.contains(expected)), "{problems:?}");
+    }
+    let nothing = problems(&resource("ReferenceValues", "{}"));
+    assert!(nothing[0].contains("tdx, sgx, sevSnp or runtimeEvents"), "{nothing:?}");
 }
 
 #[test]

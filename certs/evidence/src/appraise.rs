@@ -1,6 +1,7 @@
 //! Claims against a policy: every mismatch, not the first.
 
 mod checks;
+mod events;
 mod intel;
 mod measurements;
 mod snp;
@@ -63,6 +64,7 @@ fn check(checks: &mut Checks, claims: &Claims, alternative: &Alternative, refere
             intel::check_tdx(checks, body, rule);
             check_common(checks, claims, &rule.common);
             measurements::check(checks, &**body, &rule.common.references, references);
+            events::check(checks, body, &rule.runtime_events, references);
         }
         (Body::Sgx(body), Alternative::Sgx(rule)) => {
             intel::check_sgx(checks, body, rule);

@@ -1,10 +1,14 @@
 //! What verified evidence says, in one typed model.
 
 use std::fmt;
+use std::sync::Arc;
 
 pub use crate::amd::tcb::{Product, TcbVersion};
 use crate::anchors::Fingerprint;
+use crate::event_log::{self, Event, RegisterState};
+use crate::finding::Finding;
 pub use crate::intel::tcb::TcbStatus;
+use crate::reason::Reason;
 
 /// The kind of a trusted execution environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -172,6 +176,29 @@ pub struct TdxClaims {
     /// Only in a TDX 1.5 body.
     #[serde(serialize_with = "hex_option")]
     pub mr_service_td: Option<[u8; 48]>,
+    /// What was measured into RTMR 3, if it was shown.
+    #[serde(skip_serializing_if = "RuntimeEvents::not_shown")]
+    pub runtime_events: RuntimeEvents,
+}
+
+/// What was measured into RTMR 3 of a TDX guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(untagged)]
+pub enum RuntimeEvents {
+    /// No log came with the evidence.
+    #[default]
+    NotShown,
+    /// No log came with the evidence, and evidence with its log must follow
+    /// before anything depends on it: the first round of a session.
+    ToFollow,
+    /// The events, whose replay lands on the register of the quote.
+    Replayed(Arc<[Event]>),
+}
+
+impl RuntimeEvents {
+    const fn not_shown(&self) -> bool {
+        !matches!(self, Self::Replayed(_))
+    }
 }
 
 impl TdxClaims {
@@ -334,6 +361,41 @@ impl Claims {
             Body::Sgx(c) => ("mrEnclave", &c.mr_enclave),
             Body::SevSnp(c) => ("measurement", &c.measurement),
         }
+    }
+
+    /// The same claims with the runtime events that a log shows, and how far the
+    /// log was replayed. See [`event_log::replay`].
+    ///
+    /// # Errors
+    /// When the TEE has no runtime registers, or the log does not reproduce them.
+    pub fn with_event_log(
+        &self,
+        media_type: &str,
+        log: &[u8],
+        previous: &RegisterState,
+    ) -> Result<(Self, RegisterState), Finding> {
+        let mut claims = self.clone();
+        let Body::Tdx(body) = &mut claims.body else {
+            let expected = "none: the TEE has no runtime registers";
+            let presented = format!("a log with evidence of {}", self.tee);
+            return Err(Finding::new(Reason::EventLogMismatch, "event log", expected, presented));
+        };
+        let state = event_log::replay(media_type, log, &body.rtmr, previous)?;
+        body.runtime_events = RuntimeEvents::Replayed(Arc::clone(state.events()));
+        Ok((claims, state))
+    }
+
+    /// The same claims, of a peer that cannot do anything before it has shown
+    /// its event log in a session round.
+    #[must_use]
+    pub fn with_event_log_to_follow(&self) -> Self {
+        let mut claims = self.clone();
+        if let Body::Tdx(body) = &mut claims.body
+            && body.runtime_events == RuntimeEvents::NotShown
+        {
+            body.runtime_events = RuntimeEvents::ToFollow;
+        }
+        claims
     }
 
     /// Whether the evidence itself says that debugging is possible.

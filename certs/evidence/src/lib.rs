@@ -9,14 +9,16 @@
 //! give the same outcome, so that a decision can be repeated offline from what
 //! was logged. Sizes and depths are bounded before anything is allocated.
 //! Signatures and chains are checked before a measurement is looked at, and
-//! [`Claims`] can only be made by [`verify`].
+//! [`Claims`] can only be made by [`verify`], and get runtime events only by the
+//! replay of a log that lands on the quoted registers.
 //!
 //! The way of the data, in the order of the modules:
 //!
 //! ```text
 //! bytes ─ evidence ─┬─ intel ─┐
 //!                   └─ amd  ──┴─ Claims ─ appraise(policy, references) ─ Verdict
-//!            collateral ─┘
+//!            collateral ─┘        │
+//! event log ─ replay ─────────────┘
 //! ```
 
 pub mod amd;
@@ -26,6 +28,7 @@ mod bytes;
 pub mod cache;
 pub mod claims;
 pub mod collateral;
+pub mod event_log;
 pub mod evidence;
 pub mod finding;
 pub mod intel;
@@ -39,6 +42,7 @@ pub use anchors::{Anchors, Fingerprint};
 pub use appraise::appraise;
 pub use claims::Claims;
 pub use collateral::Collateral;
+pub use event_log::RegisterState;
 pub use evidence::{Evidence, verify};
 pub use finding::{Denial, Finding};
 pub use policy::{Policy, PolicyRef, References};

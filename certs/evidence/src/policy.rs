@@ -3,9 +3,12 @@
 //! These are the types that the appraisal reads. Operators write YAML, which
 //! the config crate validates and turns into them.
 
+mod events;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
+pub use self::events::{EventContent, EventReference, EventReferences};
 use crate::amd::tcb::{Product, TcbVersion};
 use crate::anchors::Fingerprint;
 use crate::claims::Tee;
@@ -182,6 +185,31 @@ pub struct TdxRule {
     pub mr_owner_config: Option<[u8; 48]>,
     /// Allowed service TDs besides none (48 zero bytes).
     pub service_tds: Vec<[u8; 48]>,
+    /// What may have been measured at runtime.
+    pub runtime_events: EventRule,
+}
+
+/// What may have been measured into the runtime register of a guest (RTMR 3).
+/// A value of the register in a reference entry must match all the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum EventRule {
+    /// Nobody looks, and no log is asked for.
+    #[default]
+    Unchecked,
+    /// Nothing: the register is as it was when the guest started.
+    Nothing,
+    /// Anything that a log shows.
+    Anything,
+    /// What one of these [`References`] sets admits, event by event.
+    Admitted(Vec<String>),
+}
+
+impl EventRule {
+    /// Whether an event log must come with the evidence.
+    #[must_use]
+    pub const fn wants_log(&self) -> bool {
+        matches!(self, Self::Anything | Self::Admitted(_))
+    }
 }
 
 /// What an SGX peer must prove. Debug is never accepted and has no field.
@@ -240,6 +268,8 @@ pub struct ReferenceSet {
     pub sgx: Vec<SgxReference>,
     /// SEV-SNP entries.
     pub sev_snp: Vec<SnpReference>,
+    /// What may be measured at runtime.
+    pub runtime_events: EventReferences,
 }
 
 /// Measurements of one TDX guest. A register that is `None` is not compared.

@@ -144,6 +144,12 @@ reasons! {
     Migratable, "migratable", "ATTEST_INVALID", 401, ACCESS_DENIED, Peer, false, "start the guest without migration";
     /// A measurement is not among the reference values.
     MeasurementMismatch, "measurement-mismatch", "ATTEST_REFVAL", 401, ACCESS_DENIED, Peer, false, "add the measurement to the ReferenceValues if this software is approved";
+    /// The event log does not reproduce the registers of the quote.
+    EventLogMismatch, "event-log-mismatch", "ATTEST_INVALID", 401, ACCESS_DENIED, Peer, false, "the log is not that of the quoted guest, or something extends its register without logging: find out what, and restart the guest";
+    /// The policy looks at runtime events, and no log of them came with the evidence.
+    EventLogMissing, "event-log-missing", "ATTEST_INVALID", 401, ACCESS_DENIED, Peer, false, "the peer's machine keeps no event log, or one too long for a certificate: see the peer's log for what is missing";
+    /// Something was measured at runtime that the policy does not admit.
+    EventNotAdmitted, "event-not-admitted", "ATTEST_REFVAL", 401, ACCESS_DENIED, Peer, false, "add the event to the runtimeEvents of the ReferenceValues if it is approved; if not, examine the guest and restart it, because a register cannot be taken back";
     /// The reference values that a policy names are absent or past their validity.
     ReferenceValuesUnusable, "reference-values-unusable", "ATTEST_REFVAL", 503, INTERNAL_ERROR, Ourselves, true, "apply current ReferenceValues under the name that the policy uses";
     /// The machine is not on the platform allow-list.

@@ -148,6 +148,25 @@ pub struct Approved {
     pub from_reference_values: OneOrMore,
 }
 
+/// What may have been measured into the runtime register of a guest (RTMR 3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RuntimeEvents {
+    /// Everything that a log shows, or nothing at all.
+    Literal(AnyOrNone),
+    /// What ReferenceValues admit, event by event.
+    Approved(Approved),
+}
+
+/// The literals `Any` and `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AnyOrNone {
+    /// Every event, as long as a log shows them all.
+    Any,
+    /// No event: the register is as it was when the guest started.
+    None,
+}
+
 /// A name, or several.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
@@ -164,10 +183,18 @@ impl Measurements {
     pub fn names(&self) -> &[Name] {
         match self {
             Self::Literal(_) => &[],
-            Self::Approved(Approved { from_reference_values: OneOrMore::One(name) }) => {
-                std::slice::from_ref(name)
-            }
-            Self::Approved(Approved { from_reference_values: OneOrMore::More(names) }) => names,
+            Self::Approved(approved) => approved.names(),
+        }
+    }
+}
+
+impl Approved {
+    /// The names of ReferenceValues.
+    #[must_use]
+    pub fn names(&self) -> &[Name] {
+        match &self.from_reference_values {
+            OneOrMore::One(name) => std::slice::from_ref(name),
+            OneOrMore::More(names) => names,
         }
     }
 }
@@ -225,6 +252,11 @@ pub struct TdxBlock {
     /// Any of: service TDs that may be bound to the guest. Left out: none may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub service_tds: Vec<Hex<48>>,
+    /// What may have been measured into RTMR 3 since the guest started, by the
+    /// event log that the peer sends along. A value of RTMR 3 in the matching
+    /// ReferenceValues is compared all the same. Left out: nobody looks at a log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime_events: Option<RuntimeEvents>,
 }
 
 /// What an Intel SGX enclave must prove: everything that is given.

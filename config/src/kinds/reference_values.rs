@@ -1,5 +1,6 @@
 //! `ReferenceValues`: named sets of approved measurements.
 
+use countersign_evidence::event_log::native::Record;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,9 @@ pub struct ReferenceValuesSpec {
     /// Any of: AMD SEV-SNP guests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sev_snp: Vec<SnpEntry>,
+    /// Any of: what may be measured while a guest runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runtime_events: Vec<EventEntry>,
 }
 
 /// Where Reference Values come from. Shown with every match; decides nothing.
@@ -116,10 +120,45 @@ pub struct SnpEntry {
     pub measurement: Hex<48>,
 }
 
+/// One event that may be measured: with this digest, with this content, or,
+/// when neither is given, every event of the type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EventEntry {
+    /// What it is, for people.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The type, as the event log says it.
+    #[serde(rename = "type")]
+    #[schemars(length(min = 1, max = 128))]
+    pub kind: String,
+    /// What the register is extended with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Hex<48>>,
+    /// The content as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub content: Option<String>,
+}
+
 impl ReferenceValuesSpec {
     pub(super) fn check(&self, spec: &Path, report: &mut dyn FnMut(Path, String)) {
-        if self.tdx.is_empty() && self.sgx.is_empty() && self.sev_snp.is_empty() {
-            report(spec.clone(), "approves nothing: give entries under tdx, sgx or sevSnp".to_owned());
+        let measurements = self.tdx.len() + self.sgx.len() + self.sev_snp.len();
+        if measurements + self.runtime_events.len() == 0 {
+            let message = "approves nothing: give entries under tdx, sgx, sevSnp or runtimeEvents";
+            report(spec.clone(), message.to_owned());
+        }
+        for (i, entry) in self.runtime_events.iter().enumerate() {
+            let path = spec.key("runtimeEvents").index(i);
+            let content = entry.content.as_deref().unwrap_or_default();
+            if let Err(finding) = Record::new(&entry.kind, content.as_bytes()) {
+                let message =
+                    format!("{} is {}, accepted: {}", finding.field, finding.presented, finding.expected);
+                report(path.clone(), message);
+            }
+            if entry.digest.is_some() && entry.content.is_some() {
+                report(path, "gives a digest and a content, accepted: one of them".to_owned());
+            }
         }
         for (i, entry) in self.sgx.iter().enumerate() {
             let path = spec.key("sgx").index(i);

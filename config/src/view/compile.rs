@@ -2,8 +2,8 @@
 
 use countersign_evidence::anchors::{Anchors, Fingerprint};
 use countersign_evidence::policy::{
-    self as compiled, Common, IntelTcbRule, Level, Policy, PolicyRef, ReferenceSet, SgxReference, SgxRule,
-    SnpReference, SnpRule, TdxReference, TdxRule,
+    self as compiled, Common, EventContent, EventReference, EventRule, IntelTcbRule, Level, Policy,
+    PolicyRef, ReferenceSet, SgxReference, SgxRule, SnpReference, SnpRule, TdxReference, TdxRule,
 };
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::Form;
@@ -11,8 +11,8 @@ use countersign_ratls::peer::Form;
 use crate::kinds::Selector;
 use crate::kinds::assurance::Continuous;
 use crate::kinds::attestation_policy::{
-    Alternative, AttestationPolicySpec, CrlUse, EvidenceForm, Measurements, Mode, SgxBlock, SnpBlock,
-    TcbStatus, TdxBlock,
+    Alternative, AnyOrNone, AttestationPolicySpec, CrlUse, EvidenceForm, Measurements, Mode, RuntimeEvents,
+    SgxBlock, SnpBlock, TcbStatus, TdxBlock,
 };
 use crate::kinds::reference_values::ReferenceValuesSpec;
 use crate::kinds::scalar::{Duration, Hex, Pattern};
@@ -104,7 +104,7 @@ impl HopPolicy {
 
     /// The sets of Reference Values that it names, as `namespace/name`.
     pub(super) fn references(&self) -> impl Iterator<Item = &String> {
-        self.policy.any_of.iter().flat_map(|a| &common_of(a).references)
+        self.policy.any_of.iter().flat_map(|a| common_of(a).references.iter().chain(events_of(a)))
     }
 }
 
@@ -113,6 +113,14 @@ fn common_of(alternative: &compiled::Alternative) -> &Common {
         compiled::Alternative::Tdx(rule) => &rule.common,
         compiled::Alternative::Sgx(rule) => &rule.common,
         compiled::Alternative::SevSnp(rule) => &rule.common,
+    }
+}
+
+/// The sets of Reference Values that admit events.
+fn events_of(alternative: &compiled::Alternative) -> &[String] {
+    match alternative {
+        compiled::Alternative::Tdx(TdxRule { runtime_events: EventRule::Admitted(names), .. }) => names,
+        _ => &[],
     }
 }
 
@@ -126,7 +134,10 @@ fn demand(index: usize, alternative: &Alternative) -> String {
         format!("measurements of {}", names.join(" or "))
     };
     let (emulated, more) = match alternative {
-        Alternative::Tdx(b) => (!b.emulated_roots.is_empty(), statuses(&b.tcb_status)),
+        Alternative::Tdx(b) => {
+            let more = format!("{}{}", statuses(&b.tcb_status), events(b.runtime_events.as_ref()));
+            (!b.emulated_roots.is_empty(), more)
+        }
         Alternative::Sgx(b) => (!b.emulated_roots.is_empty(), statuses(&b.tcb_status)),
         Alternative::SevSnp(b) => (!b.emulated_roots.is_empty(), format!("VMPL {}", b.vmpl)),
     };
@@ -137,6 +148,18 @@ fn demand(index: usize, alternative: &Alternative) -> String {
 fn statuses(statuses: &[TcbStatus]) -> String {
     let names: Vec<String> = statuses.iter().map(|s| format!("{s:?}")).collect();
     format!("TCB {}", names.join(" or "))
+}
+
+fn events(events: Option<&RuntimeEvents>) -> String {
+    match events {
+        None => String::new(),
+        Some(RuntimeEvents::Literal(AnyOrNone::None)) => ", no runtime event".to_owned(),
+        Some(RuntimeEvents::Literal(AnyOrNone::Any)) => ", any runtime event that is logged".to_owned(),
+        Some(RuntimeEvents::Approved(approved)) => {
+            let names: Vec<&str> = approved.names().iter().map(|n| n.0.as_str()).collect();
+            format!(", runtime events of {}", names.join(" or "))
+        }
+    }
 }
 
 fn alternative(alternative: &Alternative, namespace: &str) -> compiled::Alternative {
@@ -162,6 +185,14 @@ fn tdx(block: &TdxBlock, namespace: &str) -> TdxRule {
         mr_owner: block.mr_owner.map(|h| h.0),
         mr_owner_config: block.mr_owner_config.map(|h| h.0),
         service_tds: block.service_tds.iter().map(|h| h.0).collect(),
+        runtime_events: match &block.runtime_events {
+            None => EventRule::Unchecked,
+            Some(RuntimeEvents::Literal(AnyOrNone::None)) => EventRule::Nothing,
+            Some(RuntimeEvents::Literal(AnyOrNone::Any)) => EventRule::Anything,
+            Some(RuntimeEvents::Approved(approved)) => EventRule::Admitted(
+                approved.names().iter().map(|name| format!("{namespace}/{name}")).collect(),
+            ),
+        },
     }
 }
 
@@ -240,10 +271,20 @@ pub(super) fn reference_set(spec: &ReferenceValuesSpec) -> ReferenceSet {
         .sev_snp
         .iter()
         .map(|entry| SnpReference { name: entry.name.clone(), measurement: entry.measurement.0 });
+    let events = spec.runtime_events.iter().map(|entry| EventReference {
+        name: entry.name.clone(),
+        kind: entry.kind.clone(),
+        content: match (entry.digest, &entry.content) {
+            (Some(digest), _) => EventContent::Digest(digest.0),
+            (None, Some(content)) => EventContent::Exactly(content.clone().into_bytes()),
+            (None, None) => EventContent::Any,
+        },
+    });
     ReferenceSet {
         valid_until: spec.valid_until.as_ref().map(|at| at.0),
         tdx: tdx.collect(),
         sgx: sgx.collect(),
         sev_snp: snp.collect(),
+        runtime_events: events.collect(),
     }
 }

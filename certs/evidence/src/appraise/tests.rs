@@ -1,10 +1,13 @@
 //! One test case per rule: claims that a policy accepts, with exactly one thing
 //! changed, are refused for exactly that.
 
+mod runtime_events;
+
 use super::*;
 use crate::anchors::{ARK_GENOA, Fingerprint, INTEL_SGX_ROOT};
 use crate::claims::{
-    IntelPlatform, Product, SgxClaims, SnpClaims, SnpSigningKey, TcbStatus, TcbVersion, TdxClaims, Window,
+    IntelPlatform, Product, RuntimeEvents, SgxClaims, SnpClaims, SnpSigningKey, TcbStatus, TcbVersion,
+    TdxClaims, Window,
 };
 use crate::policy::{
     IntelTcbRule, PolicyRef, ReferenceSet, SgxReference, SgxRule, SnpReference, SnpRule, TdxReference,
@@ -63,6 +66,7 @@ fn tdx() -> TdxClaims {
         rtmr: [[0x10; 48], [0x11; 48], [0x12; 48], [0x13; 48]],
         tee_tcb_svn2: Some([0; 16]),
         mr_service_td: Some([0; 48]),
+        runtime_events: RuntimeEvents::NotShown,
     }
 }
 
@@ -169,6 +173,7 @@ fn references() -> References {
         tdx: vec![older, tdx],
         sgx: vec![sgx],
         sev_snp: vec![SnpReference { name: "guest".to_owned(), measurement: [1; 48] }],
+        ..ReferenceSet::default()
     };
     References::from([("default/app".to_owned(), set)])
 }

@@ -13,7 +13,7 @@ use super::quote::{Quote, QuoteBody, TdReport};
 use super::tcb::{Evaluation, TcbStatus, evaluate_sgx, evaluate_tdx, module_identity};
 use crate::anchors::{Anchors, Fingerprint, RootKind};
 use crate::cache::Cache;
-use crate::claims::{Body, Claims, IntelPlatform, SgxClaims, TdxClaims, Tee, Window};
+use crate::claims::{Body, Claims, IntelPlatform, RuntimeEvents, SgxClaims, TdxClaims, Tee, Window};
 use crate::collateral::Collateral;
 use crate::finding::{Finding, timestamp};
 use crate::observe::Observer;
@@ -450,6 +450,7 @@ fn body(quote: &Quote<'_>, platform: IntelPlatform) -> Result<Body, Finding> {
             rtmr: report.rtmr,
             tee_tcb_svn2: report.tee_tcb_svn2,
             mr_service_td: service_td(report)?,
+            runtime_events: RuntimeEvents::NotShown,
         })),
     })
 }

@@ -153,11 +153,13 @@ const fn row(reason: Reason) -> (WireReason, Ending) {
             (WireReason::Tcb, Cut)
         }
 
-        Reason::MeasurementMismatch | Reason::AttributeMismatch | Reason::Migratable => {
-            (WireReason::Measurement, CutAndDistrust)
-        }
+        Reason::MeasurementMismatch
+        | Reason::EventNotAdmitted
+        | Reason::AttributeMismatch
+        | Reason::Migratable => (WireReason::Measurement, CutAndDistrust),
         Reason::Debug => (WireReason::Debug, CutAndDistrust),
         Reason::PlatformNotAllowed | Reason::TeeNotAccepted => (WireReason::Platform, CutAndDistrust),
+        Reason::EventLogMismatch | Reason::EventLogMissing => (WireReason::LogReplay, CutAndDistrust),
 
         Reason::SvidInvalid
         | Reason::SvidUntrusted
