@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use countersign_attester::Attester;
 use countersign_config::bootstrap::{Inbound, Outbound, ProxyBootstrap};
 use countersign_config::{Inputs, View};
 use countersign_evidence::collateral::Marks;
+use countersign_quoting::{Health, Options, Quoter, QuotingTask, Source};
 use countersign_ratls::throttle::Throttle;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -82,6 +82,7 @@ pub struct Bound {
     addresses: Addresses,
     ctx: Arc<Context>,
     agent: Agent,
+    quoting: QuotingTask,
     inbound: Option<(TcpListener, Arc<Inbound>)>,
     outbound: Vec<(TcpListener, Arc<Outbound>)>,
     readiness: TcpListener,
@@ -106,7 +107,7 @@ impl std::fmt::Debug for Bound {
 pub fn build(
     bootstrap: &ProxyBootstrap,
     clock: Clock,
-    attester: Arc<dyn Attester>,
+    source: Arc<dyn Source>,
     level: Option<LogLevel>,
 ) -> Result<Bound, BuildError> {
     if !bootstrap.admin.ip().is_loopback() {
@@ -140,13 +141,31 @@ pub fn build(
     {
         return Err(BuildError::Loop(*port));
     }
-    let ctx = Arc::new(context(bootstrap, clock, own)?);
-    let agent = Agent::new(bootstrap, attester, &ctx)?;
+    let (quoter, quoting) = Quoter::new(source, Options::default());
+    let ctx = Arc::new(context(bootstrap, clock, own, quoter)?);
+    let agent = Agent::new(bootstrap, &ctx)?;
     let drain_timeout = bootstrap.drain_timeout;
-    Ok(Bound { addresses, ctx, agent, inbound, outbound, readiness, admin, metrics, level, drain_timeout })
+    Ok(Bound {
+        addresses,
+        ctx,
+        agent,
+        quoting,
+        inbound,
+        outbound,
+        readiness,
+        admin,
+        metrics,
+        level,
+        drain_timeout,
+    })
 }
 
-fn context(bootstrap: &ProxyBootstrap, clock: Clock, own: Vec<SocketAddr>) -> Result<Context, BuildError> {
+fn context(
+    bootstrap: &ProxyBootstrap,
+    clock: Clock,
+    own: Vec<SocketAddr>,
+    quoter: Quoter,
+) -> Result<Context, BuildError> {
     let nothing =
         Inputs { generation: 0, resources: Vec::new(), bundles: Vec::new(), collateral: Vec::new() };
     let view = View::build(nothing, &mut Marks::default(), clock.now()).view;
@@ -165,6 +184,7 @@ fn context(bootstrap: &ProxyBootstrap, clock: Clock, own: Vec<SocketAddr>) -> Re
         own,
         throttle: Throttle::default(),
         drain,
+        quoter,
         evidence: ArcSwapOption::empty(),
         applied: ArcSwap::from_pointee(Applied::default()),
     })
@@ -242,6 +262,7 @@ impl Bound {
             data.spawn("inbound", inbound::serve(listener, config, Arc::clone(&ctx)));
         }
         rest.spawn("readiness", ops::readiness(self.readiness, Arc::clone(&ctx)));
+        rest.spawn("quoting", quoting(self.quoting, Arc::clone(&ctx)));
         rest.spawn("identity", self.agent.identity.run());
         rest.spawn("configuration", self.agent.subscription.run());
         rest.spawn("clock", clockwork(Arc::clone(&ctx)));
@@ -255,6 +276,30 @@ impl Bound {
             }
         };
         (data, rest, admin)
+    }
+}
+
+/// Owns the quoting device until the last hop is gone: rounds go on during a drain.
+async fn quoting(task: QuotingTask, ctx: Arc<Context>) {
+    let mut health = ctx.quoter.health();
+    let report = async {
+        // A single failure shows in what it was for; a device that hangs concerns everything.
+        while health.changed().await.is_ok() {
+            match &*health.borrow_and_update() {
+                Health::Good => ctx.readiness.have(Need::Evidence),
+                hung @ Health::Hung => {
+                    let driver = ctx.quoter.platform().driver;
+                    ctx.readiness.miss(Need::Evidence, format!("{driver}: {hung}"));
+                }
+                Health::Untried | Health::Failing(_) => {}
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = ctx.drain.forced() => {}
+        () = task.run() => {}
+        () = report => {}
     }
 }
 

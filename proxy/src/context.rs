@@ -8,6 +8,7 @@ use countersign_attester::Produced;
 use countersign_config::View;
 use countersign_config::bootstrap::Limits;
 use countersign_evidence::{Denial, Finding, Reason};
+use countersign_quoting::Quoter;
 use countersign_ratls::identity::Identity;
 use countersign_ratls::peer::{Admission, Judge};
 use countersign_ratls::throttle::Throttle;
@@ -88,6 +89,8 @@ pub struct Context {
     pub throttle: Throttle,
     /// Where we are on the way to the end.
     pub drain: Drain,
+    /// The way to quotes, for keys and for hops.
+    pub quoter: Quoter,
     /// The evidence in our certificate.
     pub evidence: ArcSwapOption<Produced>,
     /// What the view was made from.

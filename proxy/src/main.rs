@@ -72,14 +72,18 @@ fn start(arguments: &Arguments, level: LogLevel) -> anyhow::Result<()> {
         .thread_name("data")
         .enable_all()
         .build()?;
-    runtime.block_on(run(&bootstrap, level))
+    let outcome = runtime.block_on(run(&bootstrap, level));
+    // A call on a quoting device that hangs must not keep the process.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn run(bootstrap: &ProxyBootstrap, level: LogLevel) -> anyhow::Result<()> {
     let clock = Clock::new(Arc::new(rustls::time_provider::DefaultTimeProvider));
-    let attester = countersign_proxy::platform::open(&bootstrap.attester).context("attester")?;
-    tracing::info!(driver = attester.driver(), tee = %attester.tee(), emulated = attester.emulated(), "attester");
-    let bound = build(bootstrap, clock, attester, Some(level))?;
+    let source = countersign_proxy::platform::open(&bootstrap.attester).context("attester")?;
+    let platform = source.platform();
+    tracing::info!(driver = platform.driver, tee = %platform.tee, emulated = platform.emulated, "attester");
+    let bound = build(bootstrap, clock, source, Some(level))?;
     let at = bound.addresses();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), inbound = ?at.inbound, outbound = ?at.outbound,

@@ -92,10 +92,9 @@ async fn operators_of_this_host_see_hops_and_verdicts_and_others_nothing() {
 #[tokio::test]
 async fn a_bootstrap_that_contradicts_itself_is_refused() {
     let world = World::new();
-    let platform = || world.platform(Default::default());
     let mut exposed = world.bootstrap("web", None, Vec::new());
     exposed.admin = SocketAddr::from(([0, 0, 0, 0], 0));
-    let built = countersign_proxy::build(&exposed, world.clock(), platform(), None);
+    let built = countersign_proxy::build(&exposed, world.clock(), world.source(), None);
     assert!(matches!(built, Err(BuildError::AdminExposed(_))));
     let (_taken, port) = support::workload().await;
     let inbound = Inbound {
@@ -104,7 +103,7 @@ async fn a_bootstrap_that_contradicts_itself_is_refused() {
         ports: vec![80],
     };
     let taken = world.bootstrap("web", Some(inbound), Vec::new());
-    let built = countersign_proxy::build(&taken, world.clock(), platform(), None);
+    let built = countersign_proxy::build(&taken, world.clock(), world.source(), None);
     let Err(error) = built else { panic!("bound twice") };
     assert!(error.to_string().contains(&format!("127.0.0.1:{port} (inbound)")), "{error}");
 }

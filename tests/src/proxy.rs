@@ -13,6 +13,7 @@ use countersign_evidence::Reason;
 use countersign_proxy::context::{Context, Credentials};
 use countersign_proxy::drain::Drain;
 use countersign_proxy::{Addresses, build};
+use countersign_quoting::Local;
 use countersign_ratls::SpiffeId;
 use tokio::task::JoinHandle;
 
@@ -145,7 +146,7 @@ impl<'a> Sidecar<'a> {
         self.bootstrap.control_plane.collateral =
             vendor.collateral_with(&self.collateral, self.clock.now()).unwrap();
         let clock = countersign_proxy::Clock::new(self.clock.provider());
-        let bound = build(&self.bootstrap, clock, self.attester, None).unwrap();
+        let bound = build(&self.bootstrap, clock, Arc::new(Local::new(self.attester)), None).unwrap();
         let (addresses, ctx, drain) = (bound.addresses().clone(), bound.context(), bound.drain());
         let task = tokio::spawn(bound.run(std::future::pending()));
         Proxy { name: self.name, addresses, ctx, drain, task }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_attester::{Attester, Produced};
+use countersign_attester::Produced;
 use countersign_config::Guard;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::csr::Pending;
@@ -26,8 +26,6 @@ use crate::readiness::Need;
 
 /// Verdicts about peers that are kept.
 const VERDICTS: usize = 4096;
-/// Devices answer within a second or so; a host that does not is broken.
-const QUOTE: Duration = Duration::from_secs(30);
 /// Between two answers of the control plane.
 const CALL: Duration = Duration::from_secs(15);
 
@@ -35,7 +33,6 @@ const CALL: Duration = Duration::from_secs(15);
 pub(crate) struct IdentityAgent {
     pub ctx: Arc<Context>,
     pub control: Arc<Control>,
-    pub attester: Arc<dyn Attester>,
     pub bundle: watch::Receiver<Arc<Bundle>>,
     pub workload: String,
 }
@@ -88,7 +85,7 @@ impl IdentityAgent {
 
     fn install(&self, credentials: Credentials) {
         let identity = &credentials.identity;
-        tracing::info!(id = %credentials.me, not_after = identity.not_after, emulated = self.attester.emulated(), "certificate in use");
+        tracing::info!(id = %credentials.me, not_after = identity.not_after, emulated = self.ctx.quoter.platform().emulated, "certificate in use");
         self.ctx.metrics.identity_expiration.set(i64::try_from(identity.not_after).unwrap_or(i64::MAX));
         self.ctx.metrics.identity_refresh.set(i64::try_from(self.ctx.clock.seconds()).unwrap_or(i64::MAX));
         self.ctx.metrics.refreshed(true);
@@ -132,7 +129,7 @@ impl IdentityAgent {
         let challenge = answered(client.challenge(ChallengeRequest {})).await?;
         let key = PrivateKey::generate(self.key_type())?;
         let pending = Pending::new(&key, &challenge.nonce)?;
-        let evidence = self.quote(pending.report_data).await?;
+        let evidence = self.quote(pending.context()).await?;
         let csr = pending.finish(&key, evidence.media_type, &evidence.value)?;
         let request = IssueRequest { workload: self.workload.clone(), csr: csr.into() };
         let issued = answered(client.issue(request)).await?;
@@ -145,7 +142,7 @@ impl IdentityAgent {
         &self,
         chain: Vec<CertificateDer<'static>>,
         key: &PrivateKey,
-        evidence: Produced,
+        evidence: Arc<Produced>,
     ) -> Result<Credentials, Denial> {
         let presented = Presented::parse(&chain)?;
         self.bundle.borrow().validate(&presented, self.ctx.clock.now())?;
@@ -160,7 +157,7 @@ impl IdentityAgent {
             None => Arc::new(Guard::new(me, Arc::clone(&self.ctx.view), VERDICTS)),
         };
         let credentials = Credentials::new(identity, judge, &self.ctx.clock)?;
-        self.ctx.evidence.store(Some(Arc::new(evidence)));
+        self.ctx.evidence.store(Some(evidence));
         Ok(credentials)
     }
 
@@ -176,25 +173,18 @@ impl IdentityAgent {
         Identity::bootstrap(&key, self.ctx.clock.now())
     }
 
-    /// A quote, on a thread that may block.
-    async fn quote(&self, report_data: [u8; 64]) -> Result<Produced, Denial> {
-        let attester = Arc::clone(&self.attester);
-        let quoting = tokio::task::spawn_blocking(move || attester.evidence(&report_data));
-        let why = match timeout(QUOTE, quoting).await {
-            Ok(Ok(Ok(produced))) => {
+    /// A quote over the key of `context`.
+    async fn quote(&self, context: &[u8]) -> Result<Arc<Produced>, Denial> {
+        match self.ctx.quoter.key(context).await {
+            Ok(produced) => {
                 self.ctx.readiness.have(Need::Evidence);
-                return Ok(produced);
+                Ok(produced)
             }
-            Ok(Ok(Err(error))) => error.to_string(),
-            Ok(Err(_)) => {
-                self.ctx.task_lost("attester");
-                "the driver panicked".to_owned()
+            Err(error) => {
+                self.ctx.readiness.miss(Need::Evidence, error.to_string());
+                Err(error.into())
             }
-            Err(_) => format!("no answer in {QUOTE:?}"),
-        };
-        let driver = self.attester.driver();
-        self.ctx.readiness.miss(Need::Evidence, format!("{driver}: {why}"));
-        Err(Finding::new(Reason::NotReady, format!("attester {driver}"), "evidence", why).into())
+        }
     }
 }
 

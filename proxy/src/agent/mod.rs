@@ -13,7 +13,6 @@ mod subscription;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_attester::Attester;
 use countersign_config::bootstrap::ProxyBootstrap;
 use countersign_evidence::{Denial, Finding, Reason};
 use tokio::sync::watch;
@@ -41,11 +40,7 @@ impl Agent {
     ///
     /// # Errors
     /// When the state directory cannot be used or the control plane's ID is not one.
-    pub(crate) fn new(
-        bootstrap: &ProxyBootstrap,
-        attester: Arc<dyn Attester>,
-        ctx: &Arc<Context>,
-    ) -> Result<Self, AgentError> {
+    pub(crate) fn new(bootstrap: &ProxyBootstrap, ctx: &Arc<Context>) -> Result<Self, AgentError> {
         let store = Store::open(&bootstrap.state_dir).map_err(|source| AgentError::State {
             path: bootstrap.state_dir.display().to_string(),
             source,
@@ -64,7 +59,6 @@ impl Agent {
         let identity = IdentityAgent {
             ctx: Arc::clone(ctx),
             control,
-            attester,
             bundle: watched,
             workload: bootstrap.workload.clone(),
         };

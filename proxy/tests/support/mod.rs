@@ -21,6 +21,7 @@ use countersign_evidence::collateral::{Item, Marks};
 use countersign_proxy::context::{Context, Credentials};
 use countersign_proxy::drain::Drain;
 use countersign_proxy::{Addresses, Bound, Clock, build};
+use countersign_quoting::{Local, Source};
 use countersign_ratls::ca::Leaf;
 use countersign_ratls::csr::{AttestedRequest, Pending};
 use countersign_ratls::key::{KeyType, PrivateKey};
@@ -90,6 +91,11 @@ impl World {
 
     pub fn platform(&self, spec: TdxSpec) -> Arc<dyn Attester> {
         self.vendor.tdx(spec).unwrap()
+    }
+
+    /// A default platform, as a proxy uses it.
+    pub fn source(&self) -> Arc<dyn Source> {
+        Arc::new(Local::new(self.platform(TdxSpec::default())))
     }
 
     /// An SVID with evidence, as the control plane would issue it.
@@ -199,7 +205,7 @@ spec:
     }
 
     pub fn bind(&self, bootstrap: &ProxyBootstrap) -> Bound {
-        build(bootstrap, self.clock(), self.platform(TdxSpec::default()), None).unwrap()
+        build(bootstrap, self.clock(), self.source(), None).unwrap()
     }
 
     /// A running proxy that has `identity` and decides by `view`.
