@@ -26,9 +26,12 @@ mod error;
 mod quoter;
 mod stats;
 
+// The same across a process boundary.
+pub mod broker;
+
 pub use error::{QuoteError, SourceError};
 pub use quoter::{Proof, Quoted, Quoter, QuotingTask};
 pub use schedule::{Class, Options, Refused, Schedule, Step, Ticket, Urgency};
 pub use source::{Local, Platform, Quoting, Source};
 pub use stats::{BATCH_BUCKETS, Health, Stats};
-pub use subject::{Batch, MAX_LEAVES, Subject};
+pub use subject::{Batch, Key, MAX_LEAVES, Subject};

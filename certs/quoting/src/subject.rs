@@ -17,9 +17,20 @@ pub enum Subject {
     Sessions(Batch),
 }
 
-/// A key context in the only form that is quoted.
+/// A key, with the context that was checked.
 #[derive(Clone, Debug)]
-pub struct Key(ReportData);
+pub struct Key {
+    context: Vec<u8>,
+    report_data: ReportData,
+}
+
+impl Key {
+    /// The bytes of the context, for a broker that hashes them itself.
+    #[must_use]
+    pub fn context(&self) -> &[u8] {
+        &self.context
+    }
+}
 
 impl Subject {
     /// The key of this context (the bytes of `key-ctx`).
@@ -28,14 +39,15 @@ impl Subject {
     /// When the bytes are not a key context.
     pub fn key(context: &[u8]) -> Result<Self, Finding> {
         KeyContext::decode(context)?;
-        Ok(Self::Key(Key(key_report_data(context, &[]))))
+        let report_data = key_report_data(context, &[]);
+        Ok(Self::Key(Key { context: context.to_vec(), report_data }))
     }
 
     /// The sessions of these cores.
     ///
     /// # Errors
     /// When there is none, or more than [`MAX_LEAVES`].
-    pub fn sessions(cores: &[SessionCore]) -> Result<Self, Finding> {
+    pub fn sessions(cores: Vec<SessionCore>) -> Result<Self, Finding> {
         Batch::new(cores).map(Self::Sessions)
     }
 
@@ -43,7 +55,7 @@ impl Subject {
     #[must_use]
     pub const fn report_data(&self) -> &ReportData {
         match self {
-            Self::Key(key) => &key.0,
+            Self::Key(key) => &key.report_data,
             Self::Sessions(batch) => &batch.report_data,
         }
     }
@@ -77,13 +89,14 @@ impl Subject {
 /// (3-attestation, section 4.2).
 #[derive(Clone, Debug)]
 pub struct Batch {
+    cores: Vec<SessionCore>,
     binders: Vec<ReportData>,
     tree: Option<Tree>,
     report_data: ReportData,
 }
 
 impl Batch {
-    fn new(cores: &[SessionCore]) -> Result<Self, Finding> {
+    fn new(cores: Vec<SessionCore>) -> Result<Self, Finding> {
         let presented = cores.len();
         let wrong = || {
             let expected = format!("1 to {MAX_LEAVES} sessions");
@@ -94,12 +107,18 @@ impl Batch {
         }
         let binders: Vec<ReportData> = cores.iter().map(|core| core.binder(&[])).collect();
         if let [only] = binders.as_slice() {
-            return Ok(Self { report_data: only.clone(), binders, tree: None });
+            return Ok(Self { report_data: only.clone(), cores, binders, tree: None });
         }
         let tree = Tree::new(binders.iter().map(ReportData::as_bytes));
         let root = tree.root().ok_or_else(wrong)?;
         let report_data = batch_report_data(binders.len() as u64, &root);
-        Ok(Self { binders, tree: Some(tree), report_data })
+        Ok(Self { cores, binders, tree: Some(tree), report_data })
+    }
+
+    /// The cores, for a broker that derives the binders itself.
+    #[must_use]
+    pub fn cores(&self) -> &[SessionCore] {
+        &self.cores
     }
 
     /// The binders, in the order of the leaves.

@@ -125,7 +125,7 @@ impl QuotingTask {
             }
         }
         let passengers = Passengers::Sessions(replies);
-        match Subject::sessions(&cores) {
+        match Subject::sessions(cores) {
             Ok(subject) => {
                 let subject = Arc::new(subject);
                 Some(Flight { quoting: source.quote(Arc::clone(&subject)), subject, passengers })
