@@ -53,6 +53,9 @@ fn write() -> Outcome {
     for (name, machine) in machines {
         attested(name, &*machine, &authority)?;
     }
+    for (name, authority) in [("name", "ledger.payments:8080"), ("ipv4", "10.0.0.1:1"), ("ipv6", "[::1]:65535")] {
+        seed("authority", name, authority.as_bytes())?;
+    }
     seed("cmw", "json", br#"{"__cmwc_t":"tag:x","a":["application/x","AQID",4]}"#)?;
     let mut entries = Entries::new();
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");

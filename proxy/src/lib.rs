@@ -25,7 +25,7 @@ mod verdict;
 
 mod policy;
 
-mod route;
+pub mod route;
 
 mod forward;
 

@@ -40,7 +40,10 @@ pub(crate) fn requested_port(request: &Parts, ports: &[u16]) -> Result<u16, Deni
 }
 
 /// Reads `host:port` strictly: no user, no empty host, no sign or leading zero in the port.
-fn authority_port(authority: &str) -> Result<u16, Denial> {
+///
+/// # Errors
+/// `bad-request` for everything else.
+pub fn authority_port(authority: &str) -> Result<u16, Denial> {
     let refuse = || bad_request(":authority", "HOST:PORT", authority);
     let (host, port) = authority.rsplit_once(':').ok_or_else(refuse)?;
     let host_ok = match host.strip_prefix('[') {
