@@ -1,5 +1,6 @@
 //! `countersign-control-plane --config FILE`
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -87,7 +88,10 @@ async fn run(path: &Path) -> anyhow::Result<()> {
 
 fn start_logging(filter: Targets, format: Format) {
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Colour is for people at a terminal who did not say no to it (https://no-color.org).
+    let colour =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
     match format {
         Format::Text => registry.with(lines).init(),
         Format::Json => registry.with(lines.json()).init(),

@@ -1,6 +1,6 @@
 //! `countersign-proxy --config FILE`
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -117,11 +117,16 @@ async fn run(bootstrap: &ProxyBootstrap, level: LogLevel) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// Colour is for people at a terminal who did not say no to it (<https://no-color.org>).
+fn colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Logs to standard error, with a filter that can be changed later.
 fn log(arguments: &Arguments) -> anyhow::Result<LogLevel> {
     let filter: Targets = arguments.log.parse().context("--log")?;
     let (filter, handle) = reload::Layer::new(filter);
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colour());
     let registry = tracing_subscriber::registry().with(filter);
     match arguments.log_format {
         LogFormat::Text => registry.with(layer).init(),
