@@ -183,6 +183,7 @@ fn context(
         connections: Arc::new(Semaphore::new(usize::try_from(connections).unwrap_or(usize::MAX >> 4))),
         own,
         throttle: Throttle::default(),
+        refusals: Throttle::default(),
         drain,
         quoter,
         evidence: ArcSwapOption::empty(),
@@ -225,8 +226,8 @@ impl Bound {
                 () = rest.watch(&ctx) => {}
             }
         }
-        tracing::info!(hops = ctx.live.len(), timeout = ?drain_timeout, "draining");
         ctx.drain.begin();
+        tracing::info!(hops = ctx.live.len(), timeout = ?drain_timeout, "draining");
         tokio::select! {
             biased;
             () = data.all(&ctx) => tracing::info!("everything finished"),

@@ -87,6 +87,8 @@ pub struct Context {
     pub own: Vec<SocketAddr>,
     /// What strangers may make us log.
     pub throttle: Throttle,
+    /// What admitted peers may make us log by asking for what they do not get.
+    pub refusals: Throttle,
     /// Where we are on the way to the end.
     pub drain: Drain,
     /// The way to quotes, for keys and for hops.
@@ -115,7 +117,13 @@ impl Context {
     /// Whether peers that have the same view as we could verify our own evidence.
     pub fn check_own_evidence(&self) {
         let view = self.view.load();
-        let Some(evidence) = self.evidence.load_full().filter(|_| view.generation > 0) else { return };
+        if view.generation == 0 {
+            return;
+        }
+        let Some(evidence) = self.evidence.load_full() else {
+            let why = "not checked yet: whether peers could verify our evidence shows when we have some";
+            return self.readiness.miss(Need::Collateral, why);
+        };
         match view.verify(evidence.media_type, &evidence.value, self.clock.now()) {
             Ok(_) => self.readiness.have(Need::Collateral),
             Err(denial) => self.readiness.miss(Need::Collateral, format!("our own evidence: {denial}")),
@@ -129,6 +137,7 @@ impl Context {
         let authorize = |peer: &Admission, me: &SpiffeId, port: u16| authorize(view, peer, me, port);
         let started = tokio::time::Instant::now();
         let (looked, cut) = self.live.reappraise(generation, self.clock.now(), &self.metrics, &authorize);
+        self.metrics.collateral(&view.collateral);
         self.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.metrics.last_applied.set(i64::try_from(self.clock.seconds()).unwrap_or(i64::MAX));
         tracing::info!(generation, hops = looked, cut, elapsed = ?started.elapsed(), "configuration in use");

@@ -48,10 +48,14 @@ pub(crate) fn client() -> client::Builder {
 
 /// Resolves when the peer no longer answers.
 pub(crate) async fn silence(ping: Option<PingPong>) {
+    silent(ping, PING_EVERY, PONG_WITHIN).await;
+}
+
+async fn silent(ping: Option<PingPong>, every: Duration, within: Duration) {
     let Some(mut ping) = ping else { return std::future::pending().await };
     loop {
-        sleep(PING_EVERY).await;
-        if !matches!(timeout(PONG_WITHIN, ping.ping(Ping::opaque())).await, Ok(Ok(_))) {
+        sleep(every).await;
+        if !matches!(timeout(within, ping.ping(Ping::opaque())).await, Ok(Ok(_))) {
             return;
         }
     }
@@ -59,4 +63,67 @@ pub(crate) async fn silence(ping: Option<PingPong>) {
 
 pub(crate) fn broken(error: &h2::Error) -> Denial {
     Finding::new(Reason::ConnectFailed, "hop", "HTTP/2 that works", error.to_string()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
+
+    const SOON: Duration = Duration::from_millis(1);
+    const NEVER: Duration = Duration::from_secs(3600);
+    /// Type and flags of a PING that is no answer (RFC 9113, section 6.7).
+    const PING: [u8; 2] = [6, 0];
+
+    /// A client's connection over `io`, which runs by itself, and its pings.
+    async fn pings(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Option<PingPong> {
+        let (request, mut connection) = client().handshake::<_, Bytes>(io).await.unwrap();
+        let pings = connection.ping_pong();
+        tokio::spawn(async move {
+            let _request = request;
+            connection.await
+        });
+        pings
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_holds_the_connection_and_says_nothing_is_given_up() {
+        let (near, _far) = duplex(1 << 16);
+        silent(pings(near).await, SOON, SOON).await;
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_answers_is_asked_again_and_again_and_kept_until_it_is_gone() {
+        let (near, far) = duplex(1 << 16);
+        let (mut tap, peer) = duplex(1 << 16);
+        let peer = tokio::spawn(async move {
+            let mut connection = server(1).handshake::<_, Bytes>(peer).await.unwrap();
+            while connection.accept().await.is_some() {}
+        });
+        let silence = tokio::spawn(silent(pings(near).await, SOON, NEVER));
+        // Between both: what the peer is sent is looked at, frame by frame.
+        let (mut from_client, mut to_client) = tokio::io::split(far);
+        let mut preface = [0; 24];
+        from_client.read_exact(&mut preface).await.unwrap();
+        tap.write_all(&preface).await.unwrap();
+        let (mut from_peer, mut to_peer) = tokio::io::split(tap);
+        let answers = tokio::spawn(async move { tokio::io::copy(&mut from_peer, &mut to_client).await });
+        let mut asked = 0;
+        while asked < 5 {
+            let mut head = [0; 9];
+            from_client.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut body = vec![0; usize::try_from(length).unwrap()];
+            from_client.read_exact(&mut body).await.unwrap();
+            asked += u32::from(head[3..5] == PING);
+            to_peer.write_all(&[&head[..], &body].concat()).await.unwrap();
+        }
+        // Each but the last was answered, or there would have been no next one.
+        assert!(!silence.is_finished());
+        answers.abort();
+        peer.abort();
+        drop((from_client, to_peer));
+        silence.await.unwrap();
+    }
 }

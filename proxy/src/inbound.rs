@@ -21,6 +21,7 @@ use crate::hop::REASON_HEADER;
 use crate::listener::{self, Accepted};
 use crate::live::draining;
 use crate::observe::access::Record;
+use crate::observe::explain::Explanation;
 use crate::policy::Permitted;
 use crate::verdict::Appraised;
 use crate::{forward, handshake, hop, policy, route, verdict};
@@ -132,7 +133,7 @@ async fn one_stream(
     ctx: Arc<Context>,
 ) {
     let (head, body) = request.into_parts();
-    let mut record = Record::new("inbound", hop.address, hop.peer(), hop.me.to_string());
+    let mut record = Record::new(hop.role, hop.address, hop.peer(), hop.me.to_string(), &ctx.metrics);
     record.trace(head.headers.get("traceparent").and_then(|v| v.to_str().ok()));
     record.peer(&hop.admission());
     let opened = match route::requested_port(&head, &config.ports) {
@@ -148,12 +149,14 @@ async fn one_stream(
             }
         }
         Err(denial) => {
-            tracing::warn!(
-                target: "access", hop = hop.id, reason = %denial.reason, "stream refused\n{}",
-                crate::observe::explain::Explanation {
-                    source: &hop.peer(), destination: hop.me.as_str(), denial: &denial,
-                }
-            );
+            // A peer that was admitted can ask as often as it likes, too.
+            if let Some(line) = ctx.refusals.line(ctx.clock.seconds()) {
+                tracing::warn!(
+                    target: "access", hop = hop.id, reason = %denial.reason, line.suppressed,
+                    "stream refused\n{}",
+                    Explanation { source: &hop.peer(), destination: hop.me.as_str(), denial: &denial }
+                );
+            }
             // The peer may be gone; its stream is then refused anyhow.
             let _ = respond.send_response(refused(&denial), true);
             Err(denial)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use countersign_config::bootstrap::Outbound;
 use countersign_evidence::{Denial, Finding, Reason};
+use countersign_ratls::peer::Role;
 use h2::{RecvStream, SendStream};
 use http::{HeaderValue, Method, Request, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
@@ -51,7 +52,7 @@ fn reap(ended: &Result<(), tokio::task::JoinError>, ctx: &Context) {
 async fn one_connection(accepted: Accepted, mapping: Arc<Outbound>, pool: Pool, ctx: Arc<Context>) {
     let Accepted { socket, peer, permit: _permit, .. } = accepted;
     let me = ctx.credentials.borrow().as_ref().map_or_else(|| "unknown".to_owned(), |c| c.me.to_string());
-    let mut record = Record::new("outbound", peer, me, mapping.to.to_string());
+    let mut record = Record::new(Role::Server, peer, me, mapping.to.to_string(), &ctx.metrics);
     let opened = tokio::select! {
         biased;
         () = ctx.drain.forced() => Err(draining()),

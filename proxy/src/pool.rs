@@ -33,8 +33,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Addresses of one name that are tried.
 const ADDRESSES: usize = 8;
-/// How often unused hops are looked for.
+/// How often unused hops are looked for: so often, or as often as one can become idle.
 const SWEEP: Duration = Duration::from_secs(5);
+const SHORTEST_SWEEP: Duration = Duration::from_millis(10);
 
 /// A destination: who must answer, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -167,10 +168,17 @@ impl Keeper {
     pub(crate) async fn run(mut self) {
         let mut waiting = VecDeque::new();
         let mut dial: Option<Dial> = None;
-        let mut sweep = tokio::time::interval(SWEEP);
-        let mut open = true;
+        let mut sweep = tokio::time::interval(self.ctx.limits.idle_timeout.clamp(SHORTEST_SWEEP, SWEEP));
+        let drain = self.ctx.drain.clone();
+        let (mut open, mut forced) = (true, false);
         while open || dial.is_some() || !self.drivers.is_empty() {
             tokio::select! {
+                () = drain.forced(), if !forced => {
+                    // Hops are cut, and their drivers end; a dial has no hop yet.
+                    (open, forced, dial) = (false, true, None);
+                    self.requests.close();
+                    refuse_all(&mut waiting, &draining());
+                }
                 request = self.requests.recv(), if open => match request {
                     Some(answer) => waiting.push_back(answer),
                     None => {

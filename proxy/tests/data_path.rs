@@ -10,15 +10,13 @@
 
 mod support;
 
-use bytes::Bytes;
 use countersign_attester::emulated::TdxSpec;
 use countersign_config::Guard;
 use countersign_evidence::Reason;
 use countersign_proxy::live::Cause;
-use countersign_ratls::tls::{ALPN_H2, Connector, Profile};
-use countersign_ratls::{IdPattern, SpiffeId};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{Method, StatusCode};
 use std::sync::Arc;
+use support::raw::Raw;
 use support::{LEDGER, Pair, Policy, WEB, World, assert_reset, http};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -254,36 +252,4 @@ async fn a_drain_that_takes_too_long_ends_by_cutting() {
     assert_reset(&mut app).await;
     assert_reset(&mut server).await;
     pair.web.end().await;
-}
-
-/// A hop of the web's identity without a proxy, for requests that no proxy sends.
-struct Raw {
-    send: h2::client::SendRequest<Bytes>,
-}
-
-impl Raw {
-    async fn connect(pair: &Pair) -> Self {
-        let platform = pair.world.platform(TdxSpec::default());
-        let identity = pair.world.identity(WEB, &*platform);
-        let guard = Arc::new(Guard::new(SpiffeId::parse(WEB).unwrap(), Arc::clone(&pair.web.ctx.view), 8));
-        let profile =
-            Profile { alpn: vec![ALPN_H2.to_vec()], require_pq: false, clock: pair.world.clock().provider() };
-        let expected = IdPattern::parse(LEDGER).unwrap();
-        let connector = Connector::new(&identity, guard, expected, &profile).unwrap();
-        let socket = TcpStream::connect(pair.ledger.inbound()).await.unwrap();
-        let shaken = connector.connect(socket).await.unwrap();
-        let (send, connection) = h2::client::handshake(shaken.stream).await.unwrap();
-        tokio::spawn(connection);
-        Self { send }
-    }
-
-    async fn ask(&mut self, method: Method, uri: &str) -> (StatusCode, HeaderMap) {
-        let mut request = Request::new(());
-        *request.method_mut() = method;
-        *request.uri_mut() = uri.parse::<Uri>().unwrap();
-        let mut send = self.send.clone().ready().await.unwrap();
-        let (response, _stream) = send.send_request(request, false).unwrap();
-        let (head, _) = response.await.map(Response::into_parts).unwrap();
-        (head.status, head.headers)
-    }
 }

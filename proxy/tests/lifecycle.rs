@@ -56,6 +56,8 @@ async fn the_last_good_snapshot_is_in_use_after_a_restart_without_control_plane(
     // The key was only in memory: configuration is there, a certificate is not.
     assert_eq!(status, 503);
     assert!(report.contains("identity: ") && !report.contains("snapshot: "), "{report}");
+    // What was stored is in use, so nothing waits for a first snapshot.
+    assert!(report.contains("collateral: not checked yet"), "{report}");
     let (_, dump) = http(proxy.addresses.admin, "GET /config_dump").await;
     assert!(dump.contains("\"generation\": 5") && dump.contains("AuthorizationPolicy"), "{dump}");
     proxy.end().await;
@@ -84,6 +86,13 @@ async fn operators_of_this_host_see_hops_and_verdicts_and_others_nothing() {
     let (status, metrics) = http(pair.ledger.addresses.metrics, "GET /stats/prometheus").await;
     assert_eq!(status, 200);
     assert!(metrics.contains("mesh_hops{direction=\"inbound\"} 1"), "{metrics}");
+    for kind in ["certificate", "crl", "qeIdentity", "tcbInfo"] {
+        let first =
+            attestation["collateral"].as_array().unwrap().iter().filter(|piece| piece["kind"] == kind);
+        let first = first.map(|piece| piece["window"]["until"].as_u64().unwrap()).min().unwrap();
+        let name = "mesh_attestation_collateral_expiration_timestamp_seconds";
+        assert!(metrics.contains(&format!("{name}{{kind=\"{kind}\"}} {first}\n")), "{metrics}");
+    }
     assert_eq!(http(admin, "POST /quitquitquit").await.0, 200);
     pair.ledger.task.await.unwrap();
     pair.web.end().await;

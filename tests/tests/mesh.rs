@@ -27,6 +27,8 @@ async fn a_request_goes_through_two_sidecars_on_machines_of_different_vendors() 
     let seen = pair.web.admin("/connections").await;
     assert_eq!(seen["hops"][0]["identity"], policy::id("ledger"));
     assert_eq!(seen["hops"][0]["tee"], "sevSnp");
+    let judged = ["direction=\"outbound\"", "result=\"allow\""];
+    assert!(pair.web.count("mesh_attestation_appraisal_seconds_count", &judged) > 0.0);
     pair.end().await;
 }
 

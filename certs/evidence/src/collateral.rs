@@ -336,6 +336,22 @@ impl Collateral {
         self.crls.iter().find(|crl| crl.is_signed_by(issuer))
     }
 
+    /// When the first piece of each kind ends, by the kinds of an inventory.
+    #[must_use]
+    pub fn ends(&self) -> BTreeMap<&'static str, u64> {
+        let certificates = self.certificates.iter().map(|c| ("certificate", c.window()));
+        let crls = self.crls.iter().map(|crl| ("crl", crl.window()));
+        let tcb_infos = self.tcb_infos.iter().map(|info| ("tcbInfo", info.window));
+        let qe_identities = self.qe_identities.iter().map(|identity| ("qeIdentity", identity.window));
+        let mut ends = BTreeMap::new();
+        for (kind, window) in certificates.chain(crls).chain(tcb_infos).chain(qe_identities) {
+            ends.entry(kind)
+                .and_modify(|end: &mut u64| *end = window.until.min(*end))
+                .or_insert(window.until);
+        }
+        ends
+    }
+
     /// Everything that is in it, sorted.
     #[must_use]
     pub fn inventory(&self) -> Vec<Entry> {

@@ -22,6 +22,7 @@ use tonic::transport::Channel;
 use super::control::{Connected, Control};
 use super::{TICK, jitter};
 use crate::context::{Context, Credentials};
+use crate::observe::appraisal::Timed;
 use crate::readiness::Need;
 
 /// Verdicts about peers that are kept.
@@ -154,7 +155,10 @@ impl IdentityAgent {
         let judge: Arc<dyn Judge> = match kept {
             // The same identity keeps its judge, and with it the verdicts that are cached.
             Some(current) => Arc::clone(&current.judge),
-            None => Arc::new(Guard::new(me, Arc::clone(&self.ctx.view), VERDICTS)),
+            None => {
+                let guard = Arc::new(Guard::new(me, Arc::clone(&self.ctx.view), VERDICTS));
+                Arc::new(Timed::new(guard, Arc::clone(&self.ctx.metrics)))
+            }
         };
         let credentials = Credentials::new(identity, judge, &self.ctx.clock)?;
         self.ctx.evidence.store(Some(evidence));

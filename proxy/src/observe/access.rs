@@ -6,17 +6,19 @@ use std::sync::atomic::Ordering;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use countersign_evidence::{Denial, Reason};
-use countersign_ratls::peer::Admission;
+use countersign_ratls::peer::{Admission, Role};
 use tokio::time::Instant;
 
 use crate::live::Stream;
-use crate::observe::metrics::{HopSeries, tee_labels};
+use crate::observe::metrics::{HopSeries, Metrics, direction, tee_labels};
 use crate::policy::Permitted;
 
 /// A record in the making. Dropping it writes it.
 #[derive(Debug)]
 pub struct Record {
-    direction: &'static str,
+    /// The side of the peer.
+    role: Role,
+    metrics: Arc<Metrics>,
     client: SocketAddr,
     source: String,
     destination: String,
@@ -45,11 +47,18 @@ struct Peer {
 }
 
 impl Record {
-    /// A stream of which not much is known yet.
+    /// A stream to or from a peer in this role, of which not much is known yet.
     #[must_use]
-    pub fn new(direction: &'static str, client: SocketAddr, source: String, destination: String) -> Self {
+    pub fn new(
+        role: Role,
+        client: SocketAddr,
+        source: String,
+        destination: String,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         Self {
-            direction,
+            role,
+            metrics: Arc::clone(metrics),
             client,
             source,
             destination,
@@ -110,10 +119,16 @@ impl Drop for Record {
             sent = stream.sent.load(Ordering::Relaxed);
             received = stream.received.load(Ordering::Relaxed);
             series.close(flags);
+        } else {
+            let (me, peer) = match self.role {
+                Role::Client => (&self.destination, &self.source),
+                Role::Server => (&self.source, &self.destination),
+            };
+            self.metrics.failed(me, peer, self.role, flags);
         }
         tracing::info!(
             target: "access",
-            direction = self.direction,
+            direction = direction(self.role),
             src.addr = %self.client,
             src.identity = self.source,
             dst.identity = self.destination,

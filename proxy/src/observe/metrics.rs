@@ -2,15 +2,21 @@
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use countersign_evidence::{Denial, Verdict};
+use countersign_evidence::{Collateral, Denial, Verdict};
 use countersign_ratls::peer::{Admission, Role};
-use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
 
 use super::names as n;
 
 /// At most so many principals get series of their own; the rest share `other`.
 const PRINCIPALS: usize = 1024;
+/// Seconds: from a verdict that was remembered to one for which everything was verified.
+const APPRAISALS: [f64; 10] = [1e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.05, 0.25];
 
 /// Every metric of a proxy.
 #[derive(Debug)]
@@ -18,6 +24,7 @@ pub struct Metrics {
     registry: Registry,
     opened: IntCounterVec,
     closed: IntCounterVec,
+    failed: IntCounterVec,
     sent: IntCounterVec,
     received: IntCounterVec,
     verdicts: IntCounterVec,
@@ -26,6 +33,8 @@ pub struct Metrics {
     rejected: IntCounterVec,
     refreshes: IntCounterVec,
     hops: IntGaugeVec,
+    appraisals: HistogramVec,
+    collateral: IntGaugeVec,
     /// [`n::GENERATION`].
     pub generation: IntGauge,
     /// [`n::LAST_APPLIED`].
@@ -84,6 +93,11 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
+        let seconds = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
+            let vec = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+            registry.register(Box::new(vec.clone()))?;
+            Ok::<_, prometheus::Error>(vec)
+        };
         let gauges = |name: &str, help: &str, labels: &[&str]| {
             let vec = IntGaugeVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(vec.clone()))?;
@@ -95,6 +109,7 @@ impl Metrics {
         Ok(Self {
             opened: counter(n::CONNECTIONS_OPENED, "Streams opened.", &hop)?,
             closed: counter(n::CONNECTIONS_CLOSED, "Streams closed.", &hop_end)?,
+            failed: counter(n::CONNECTIONS_FAILED, "Connections that never became a stream.", &hop_end)?,
             sent: counter(n::SENT_BYTES, "Bytes from the called workload to the caller.", &hop)?,
             received: counter(n::RECEIVED_BYTES, "Bytes from the caller to the called workload.", &hop)?,
             verdicts: counter(n::VERDICTS, "Verdicts about peers.", &verdict)?,
@@ -107,6 +122,17 @@ impl Metrics {
             rejected: counter(n::REJECTED, "Resources that could not be used.", &[n::KIND])?,
             refreshes: counter(n::IDENTITY_REFRESHES, "Certificate renewals.", &[n::OUTCOME])?,
             hops: gauges(n::HOPS, "Hops that are open.", &[n::DIRECTION])?,
+            appraisals: seconds(
+                n::APPRAISAL,
+                "How long it took to judge a peer.",
+                &[n::DIRECTION, n::RESULT],
+                &APPRAISALS,
+            )?,
+            collateral: gauges(
+                n::COLLATERAL_EXPIRATION,
+                "When the first piece of the collateral in use ends.",
+                &[n::KIND],
+            )?,
             generation: gauge(n::GENERATION, "Generation of the configuration in use.")?,
             last_applied: gauge(n::LAST_APPLIED, "When a configuration was last put to use.")?,
             identity_expiration: gauge(n::IDENTITY_EXPIRATION, "When our certificate ends.")?,
@@ -120,12 +146,7 @@ impl Metrics {
     /// The series of a hop with this peer.
     #[must_use]
     pub fn hop(&self, me: &str, peer: &str, role: Role) -> HopSeries {
-        let peer = self.principal(peer);
-        let (reporter, source, destination) = match role {
-            Role::Client => ("destination", peer, me),
-            Role::Server => ("source", me, peer),
-        };
-        let labels = [reporter, source, destination, "tcp", "mutual_tls"];
+        let labels = self.labels(me, peer, role);
         HopSeries {
             opened: self.opened.with_label_values(&labels),
             closed: self.closed.clone(),
@@ -133,6 +154,21 @@ impl Metrics {
             received: self.received.with_label_values(&labels),
             labels: labels.map(str::to_owned),
         }
+    }
+
+    /// A connection that never became a stream.
+    pub fn failed(&self, me: &str, peer: &str, role: Role, flags: &str) {
+        let [a, b, c, d, e] = self.labels(me, peer, role);
+        self.failed.with_label_values(&[a, b, c, d, e, flags]).inc();
+    }
+
+    fn labels<'a>(&self, me: &'a str, peer: &'a str, role: Role) -> [&'a str; 5] {
+        let peer = self.principal(peer);
+        let (reporter, source, destination) = match role {
+            Role::Client => ("destination", peer, me),
+            Role::Server => ("source", me, peer),
+        };
+        [reporter, source, destination, "tcp", "mutual_tls"]
     }
 
     fn principal<'a>(&self, peer: &'a str) -> &'a str {
@@ -181,6 +217,20 @@ impl Metrics {
                 direction(role),
             ])
             .inc();
+    }
+
+    /// A peer was judged, in a handshake or again on a live hop.
+    pub fn judged(&self, role: Role, admitted: bool, took: Duration) {
+        let result = if admitted { "allow" } else { "deny" };
+        self.appraisals.with_label_values(&[direction(role), result]).observe(took.as_secs_f64());
+    }
+
+    /// This collateral is in use now, and no other.
+    pub fn collateral(&self, collateral: &Collateral) {
+        self.collateral.reset();
+        for (kind, until) in collateral.ends() {
+            self.collateral.with_label_values(&[kind]).set(i64::try_from(until).unwrap_or(i64::MAX));
+        }
     }
 
     /// A live hop or stream was cut.
@@ -257,6 +307,9 @@ mod tests {
         let hop = metrics.hop("spiffe://a/me", "spiffe://a/peer", Role::Client);
         hop.open();
         hop.close("-");
+        metrics.failed("spiffe://a/me", "spiffe://a/peer", Role::Client, "CONNECT");
+        metrics.judged(Role::Client, true, Duration::from_millis(1));
+        metrics.collateral.with_label_values(&["crl"]).set(1);
         metrics.denied(&Finding::new(Reason::Internal, "", "", "").into(), Role::Client);
         metrics.revoked("verdict");
         metrics.refused("inbound", Reason::Overloaded);

@@ -1,6 +1,7 @@
 //! What the outside sees: metrics, access records, explanations.
 
 pub mod access;
+pub(crate) mod appraisal;
 pub mod explain;
 pub mod metrics;
 pub mod names;

@@ -4,12 +4,18 @@
 pub const CONNECTIONS_OPENED: &str = "istio_tcp_connections_opened_total";
 /// Streams closed.
 pub const CONNECTIONS_CLOSED: &str = "istio_tcp_connections_closed_total";
+/// Connections that never became a stream: refused, or without anybody to connect to.
+pub const CONNECTIONS_FAILED: &str = "istio_tcp_connections_failed_total";
 /// Bytes from the called workload to the caller.
 pub const SENT_BYTES: &str = "istio_tcp_sent_bytes_total";
 /// Bytes from the caller to the called workload.
 pub const RECEIVED_BYTES: &str = "istio_tcp_received_bytes_total";
 /// Verdicts about peers, in handshakes and on live hops.
 pub const VERDICTS: &str = "mesh_attestation_verdicts_total";
+/// How long it took to judge a peer.
+pub const APPRAISAL: &str = "mesh_attestation_appraisal_seconds";
+/// When the first piece of the collateral in use ends.
+pub const COLLATERAL_EXPIRATION: &str = "mesh_attestation_collateral_expiration_timestamp_seconds";
 /// Live hops and streams that were cut.
 pub const REVOKED: &str = "mesh_connections_revoked_total";
 /// Hops that are open.
@@ -59,7 +65,7 @@ pub const POLICY: &str = "policy";
 pub const DIRECTION: &str = "direction";
 /// Why a live hop was cut.
 pub const CAUSE: &str = "cause";
-/// Kind of a resource.
+/// Kind of a resource, or of a piece of collateral.
 pub const KIND: &str = "kind";
 /// `success` or `failure`.
 pub const OUTCOME: &str = "outcome";

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 pub mod plane;
+pub mod raw;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -323,6 +324,14 @@ impl Pair {
     pub async fn end(self) {
         self.web.end().await;
         self.ledger.end().await;
+    }
+}
+
+/// Asserts that a connection is reset as soon as it is there, or even before we see that it is.
+pub async fn assert_refused(address: SocketAddr) {
+    match TcpStream::connect(address).await {
+        Ok(mut socket) => assert_reset(&mut socket).await,
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
     }
 }
 
