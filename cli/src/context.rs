@@ -1,5 +1,8 @@
 //! The operator's context: which control plane, and who we are to it.
 
+mod document;
+
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +20,11 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 
+use self::document::Document;
 use crate::appraisal::{Appraiser, Judged};
 use crate::failure::{Failure, Result};
 use crate::input;
+use crate::output::Output;
 
 /// How long a connection to the control plane may take.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,30 +35,6 @@ pub(crate) struct ContextArgs {
     /// The operator's context: STATE/operator.yaml of the control plane
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CONTEXT")]
     pub(crate) context: Option<PathBuf>,
-}
-
-/// `operator.yaml` as the control plane writes it.
-#[derive(Debug, serde::Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Document {
-    #[serde(default)]
-    #[allow(dead_code, reason = "for people and editors")]
-    api_version: Option<String>,
-    #[serde(default)]
-    #[allow(dead_code, reason = "for people and editors")]
-    kind: Option<String>,
-    server: String,
-    trust_domain: String,
-    control_plane_id: String,
-    bundle: String,
-    certificate: String,
-    key: String,
-    /// AttestationPolicy and ReferenceValues that the control plane must satisfy.
-    #[serde(default)]
-    attestation: Option<PathBuf>,
-    /// Collateral for that.
-    #[serde(default)]
-    collateral: Vec<PathBuf>,
 }
 
 /// A control plane, and who we are to it.
@@ -86,8 +67,9 @@ impl Context {
         let named = |what: &str, e: &dyn std::fmt::Display| {
             Failure::input(format!("{}: {what}: {e}", path.display()))
         };
-        let document: Document = serde_saphyr::from_str(&input::read_text(path)?)
-            .map_err(|e| named("not an operator's context", &e))?;
+        warn_of_others(path);
+        let text = input::read_text(path)?;
+        let document = Document::parse(&path.display().to_string(), &text).map_err(Failure::input)?;
         let trust_domain =
             TrustDomain::parse(&document.trust_domain).map_err(|e| named("trustDomain", &e))?;
         let chain =
@@ -125,6 +107,20 @@ impl Context {
     /// The trust domain's roots.
     pub(crate) const fn bundle(&self) -> &Bundle {
         &self.bundle
+    }
+}
+
+/// Whoever can read the context is an operator.
+fn warn_of_others(path: &Path) {
+    let Ok(mode) = std::fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o777) else {
+        return;
+    };
+    if mode & 0o044 != 0 {
+        let file = path.display();
+        Output::new().warning(format!(
+            "{file}: others can read this file (mode {mode:03o}), and it holds the operator's private key: \
+             chmod 600 {file}"
+        ));
     }
 }
 

@@ -89,6 +89,11 @@ impl Output {
         let _ = writeln!(err, "{}", text.as_ref());
     }
 
+    /// Something that somebody should know, on standard error.
+    pub(crate) fn warning(&mut self, text: impl AsRef<str>) {
+        self.note(format!("{} {}", paint(NOTE, "warning:"), clean(text.as_ref())));
+    }
+
     /// Why the command could not run to its end.
     pub(crate) fn failure(&mut self, failure: &Failure) {
         match failure {
@@ -158,6 +163,8 @@ pub(crate) fn snippet(problem: &countersign_config::Problem, text: Option<&str>)
         clean(&path),
         clean(&problem.message)
     );
+    // An operator's context or a key, by mistake: errors end in logs and tickets.
+    let text = text.filter(|text| !text.contains("PRIVATE KEY"));
     let line = usize::try_from(problem.line).ok().and_then(|n| n.checked_sub(1));
     if let Some(source) = line.and_then(|n| text?.lines().nth(n)) {
         let number = problem.line.to_string();
@@ -213,6 +220,21 @@ mod tests {
             plain(&snippet(&problem, None)),
             "p.yaml:2:3: error: spec.mod: unknown field\n hint: did you mean mode?"
         );
+    }
+
+    #[test]
+    fn a_file_with_a_private_key_is_not_shown() {
+        let text = "key: |\n  -----BEGIN PRIVATE KEY-----\nU0VDUkVU\n";
+        let problem = countersign_config::Problem {
+            severity: Severity::Error,
+            file: "operator.yaml".into(),
+            line: 3,
+            column: 1,
+            path: String::new(),
+            message: "m".into(),
+            hint: None,
+        };
+        assert_eq!(plain(&snippet(&problem, Some(text))), "operator.yaml:3:1: error: m");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot go on panics")]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -76,6 +77,31 @@ fn every_command_has_help_and_completions_name_it() {
         let output = countersign(dir.path(), &[command, "--help"]);
         assert!(output.status.success() && out(&output).contains("Usage:"), "{command}");
         assert!(script.contains(command), "{command}");
+    }
+}
+
+#[test]
+fn a_context_that_cannot_be_read_shows_nothing_of_its_key() {
+    let dir = temporary();
+    let secret = "U0VDUkVUS0VZ";
+    let context = format!("server: a:1\nkye: |\n  -----BEGIN PRIVATE KEY-----\n  {secret}\n");
+    for (text, place) in [(context.clone(), ":2:1:"), (context.replace("  U0", "U0"), ":4:")] {
+        let file = dir.path().join("operator.yaml");
+        std::fs::write(&file, text).expect("written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).expect("a mode");
+        for arguments in [
+            &["status", "--context", "operator.yaml"] as &[&str],
+            &["doctor", "--context", "operator.yaml"],
+            &["validate", "-f", "operator.yaml"],
+            &["apply", "-f", "operator.yaml", "--context", "operator.yaml"],
+        ] {
+            let output = countersign(dir.path(), arguments);
+            let told = out(&output) + &err(&output);
+            assert!(!told.contains(secret) && told.contains("operator.yaml:"), "{arguments:?}: {told}");
+            if arguments.contains(&"--context") {
+                assert!(told.contains(place) && told.contains("chmod 600"), "{arguments:?}: {told}");
+            }
+        }
     }
 }
 
