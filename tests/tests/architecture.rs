@@ -49,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "countersign-wire",
         ],
     ),
+    ("countersign-model", &[]),
 ];
 
 /// What the sidecar must never compile, not even for its tests.

@@ -1,4 +1,4 @@
-//! docs/threats.md names tests; each of them exists.
+//! docs/threats.md and docs/security-argument.md name tests; each of them exists.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::collections::BTreeMap;
@@ -20,6 +20,7 @@ const CRATES: &[(&str, &str)] = &[
     ("proxy", "proxy"),
     ("cli", "cli"),
     ("tests", "tests"),
+    ("model", "tests/model"),
 ];
 
 /// Every Rust file below `directory`, with its text.
@@ -50,7 +51,8 @@ fn has_test(text: &str, name: &str) -> bool {
 
 #[test]
 fn every_test_that_the_threat_model_names_exists() {
-    let page = std::fs::read_to_string(root().join("docs/threats.md")).unwrap();
+    let pages = ["docs/threats.md", "docs/security-argument.md"];
+    let page = pages.map(|page| std::fs::read_to_string(root().join(page)).unwrap()).concat();
     let names: Vec<(&str, &str, &str)> = page
         .split('`')
         .skip(1)
@@ -90,7 +92,7 @@ fn every_test_that_the_threat_model_names_exists() {
             missing.push(format!("{krate}::{file}::{name}"));
         }
     }
-    assert!(missing.is_empty(), "docs/threats.md names tests that do not exist:\n{}", missing.join("\n"));
+    assert!(missing.is_empty(), "the documentation names tests that do not exist:\n{}", missing.join("\n"));
 }
 
 #[test]
