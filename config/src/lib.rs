@@ -23,5 +23,5 @@ pub use guard::Guard;
 pub use problem::Problem;
 pub use resource::{Key, Kind, Resource, parse};
 pub use view::demand::{Demands, Levels};
-pub use view::session::{SessionAdmission, SessionEvidence};
+pub use view::session::{SessionAdmission, SessionEvidence, SessionLog};
 pub use view::{Built, Inputs, View};

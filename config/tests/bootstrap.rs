@@ -87,7 +87,7 @@ fn every_problem_of_a_proxy_is_reported_at_its_place() {
         problems(&path, &wrong),
         [
             "proxy.yaml:10:51: spec.attester.emulated.tdx.mrTd: `00` is not 96 hex digits",
-            "proxy.yaml:10:74: spec.attester.emulated.tdx.x: unknown field `x` (known: mrConfigId, mrOwner, \
+            "proxy.yaml:10:74: spec.attester.emulated.tdx.x: unknown field `x` (known: events, mrConfigId, mrOwner, \
              mrOwnerConfig, mrSeam, mrServiceTd, mrSignerSeam, mrTd, platform, quoteVersion, quotingLatency, rtmr, \
              seamAttributes, tdAttributes, teeTcbSvn, teeTcbSvn2, xfam)",
         ]

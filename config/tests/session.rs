@@ -48,6 +48,7 @@ fn judge(
     let evidence = SessionEvidence {
         media_type: produced.media_type,
         value: &produced.value,
+        event_log: None,
         report_data: binder,
         challenged: at(challenged),
     };
@@ -203,6 +204,7 @@ fn evidence_for_another_connection_proves_nothing() {
         let evidence = SessionEvidence {
             media_type: produced.media_type,
             value: &produced.value,
+            event_log: None,
             report_data: &report_data,
             challenged: at(60),
         };
@@ -235,6 +237,7 @@ fn the_certificate_and_the_connection_are_of_one_tee() {
     let evidence = SessionEvidence {
         media_type: snp.media_type,
         value: &snp.value,
+        event_log: None,
         report_data: &expected,
         challenged: at(60),
     };
@@ -298,6 +301,7 @@ fn a_shared_quote_is_verified_and_kept_once() {
         let evidence = SessionEvidence {
             media_type: produced.media_type,
             value: &value,
+            event_log: None,
             report_data: &expected,
             challenged: at(60),
         };

@@ -59,8 +59,7 @@ impl Issuer {
         let request = AttestedRequest::parse(csr)?;
         caller.with_challenges(|open| open.take(&request.challenge, now.as_secs()))?;
         let view = self.view();
-        let evidence = &request.evidence;
-        let claims = view.verify(&evidence.media_type, &evidence.value, now)?;
+        let claims = view.verify_conveyed(&request.evidence, now)?;
         let (id, verdict) = view.entitle(workload, &claims, now)?;
         not_reserved(&id)?;
         same_as_before(caller, &id)?;
@@ -75,8 +74,7 @@ impl Issuer {
         id: &SpiffeId,
     ) -> Result<Vec<CertificateDer<'static>>, Denial> {
         let view = self.view();
-        let evidence = &request.evidence;
-        let claims = view.verify(&evidence.media_type, &evidence.value, self.clock.now());
+        let claims = view.verify_conveyed(&request.evidence, self.clock.now());
         let claims = claims.inspect_err(|denial| {
             tracing::info!(%denial, "our own view does not verify our own evidence; proxies judge it by theirs");
         });

@@ -25,13 +25,19 @@ use crate::issue::Issuer;
 use crate::metrics::Metrics;
 use crate::ready::{IDENTITY, Ready};
 
-/// Opens the attester that the bootstrap file names.
+/// Opens the attester that the bootstrap file names. The log of runtime events
+/// is kept under `state`.
 ///
 /// # Errors
 /// When it cannot be used, with what is missing.
-pub fn open_attester(choice: &AttesterChoice) -> Result<Arc<dyn Attester>, countersign_attester::Error> {
+pub fn open_attester(
+    choice: &AttesterChoice,
+    state: &Path,
+) -> Result<Arc<dyn Attester>, countersign_attester::Error> {
     Ok(match choice {
-        AttesterChoice::Device => countersign_attester::open(Path::new("/"))?,
+        AttesterChoice::Device => {
+            countersign_attester::open_measuring(Path::new("/"), &state.join("events"))?
+        }
         AttesterChoice::Emulated { vendor, machine } => {
             let vendor = Vendor::load(vendor)?;
             match machine {
@@ -75,6 +81,7 @@ impl Renewer {
             .map_err(|_| Finding::new(Reason::Internal, "challenge", "random numbers", "none"))?;
         let pending = Pending::new(&key, &challenge)?;
         let produced = self.attester.evidence(&pending.report_data)?;
+        let pending = pending.with_event_log(produced.event_log_from(0));
         let csr = pending.finish(&key, produced.media_type, &produced.value)?;
         let request = AttestedRequest::parse(&csr)?;
         if request.challenge != challenge {
@@ -93,7 +100,7 @@ impl Renewer {
 /// What our own view says of our own evidence. Proxies decide by the policy of
 /// their bootstrap file; this is for people who wonder why they refuse us.
 pub(crate) fn verify_own(own: &Own, issuer: &Issuer, clock: &Clock) -> Result<String, Denial> {
-    let claims = issuer.view().verify(&own.evidence.media_type, &own.evidence.value, clock.now())?;
+    let claims = issuer.view().verify_conveyed(&own.evidence, clock.now())?;
     let emulated = if claims.emulated { " (emulated)" } else { "" };
     Ok(format!("{}{emulated}", claims.tee))
 }

@@ -155,7 +155,7 @@ impl Parts {
         let clock = Clock::new(options.clock.unwrap_or_else(|| Arc::new(DefaultTimeProvider)));
         let attester = match options.attester {
             Some(attester) => attester,
-            None => own::open_attester(&config.attester)?,
+            None => own::open_attester(&config.attester, &config.state_dir)?,
         };
         let state = &config.state_dir;
         files::make_directory(state).map_err(Error::io(format!("make {}", state.display())))?;

@@ -8,14 +8,16 @@ use countersign_attester::{Attester, Error};
 use countersign_config::bootstrap::{AttesterChoice, Machine};
 use countersign_quoting::{Local, Source};
 
-/// Opens the device of this machine, or the emulated machine of the bootstrap file.
+/// Opens the device of this machine, or the emulated machine of the bootstrap
+/// file. The log of runtime events is kept under `state`.
 ///
 /// # Errors
 /// What is missing on this machine, or in the directory of the emulated vendor.
-pub fn open(choice: &AttesterChoice) -> Result<Arc<dyn Source>, Error> {
+pub fn open(choice: &AttesterChoice, state: &Path) -> Result<Arc<dyn Source>, Error> {
     let (vendor, machine) = match choice {
         AttesterChoice::Device => {
-            return Ok(Arc::new(Local::new(countersign_attester::open(Path::new("/"))?)));
+            let attester = countersign_attester::open_measuring(Path::new("/"), &state.join("events"))?;
+            return Ok(Arc::new(Local::new(attester)));
         }
         AttesterChoice::Emulated { vendor, machine } => (Vendor::load(vendor)?, machine),
     };

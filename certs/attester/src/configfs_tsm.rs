@@ -157,7 +157,7 @@ impl Attester for ConfigfsTsm {
         is_over(&blobs.outblob, report_data, DRIVER)?;
         let auxblob = (!blobs.auxblob.is_empty()).then(|| blobs.auxblob.into());
         let report = TsmReport { provider: expected.into(), outblob: blobs.outblob.into(), auxblob };
-        Ok(Produced { media_type, value: report.encode() })
+        Ok(Produced::new(media_type, report.encode()))
     }
 }
 

@@ -60,7 +60,7 @@ impl Attester for Gramine {
         let output = self.directory.join("quote");
         let value = read_bounded(&output).map_err(|e| io_error("read", &output, e))?;
         is_over(&value, report_data, DRIVER)?;
-        Ok(Produced { media_type: media_type::SGX_QUOTE, value })
+        Ok(Produced::new(media_type::SGX_QUOTE, value))
     }
 }
 

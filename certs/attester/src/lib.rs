@@ -13,6 +13,7 @@ mod gramine;
 mod ioctl;
 mod machine;
 mod pause;
+mod runtime_log;
 mod sev_guest;
 mod tdx_guest;
 
@@ -23,6 +24,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use countersign_evidence::claims::Tee;
+use countersign_evidence::event_log;
+use countersign_evidence::event_log::native::{Log, Record};
 
 /// Somebody who can quote. Calls block (an ioctl, a file, a vsock round trip)
 /// for 3 ms to 1 s: async callers use a blocking thread.
@@ -40,7 +43,33 @@ pub trait Attester: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the device refuses, is busy for too long, or answers nonsense.
     fn evidence(&self, report_data: &[u8; 64]) -> Result<Produced, Error>;
+    /// Whether evidence comes with a log of what was measured at runtime.
+    fn keeps_event_log(&self) -> bool {
+        false
+    }
+    /// Measures an event into the runtime register, for good: every verifier
+    /// learns of it with the next evidence. Returns how many there are.
+    ///
+    /// # Errors
+    /// When the platform cannot, or did not. It may have been measured all the
+    /// same if this process ends before the answer.
+    fn extend(&self, event: &Record<'_>) -> Result<u64, Error> {
+        let _ = event;
+        let missing =
+            "events cannot be measured: this needs an Intel TDX guest, and who quotes must own the \
+                       runtime register"
+                .to_owned();
+        Err(Error::Unavailable { driver: self.driver(), missing })
+    }
+    /// Calls `listener` after each event with how many there are: what we last
+    /// proved is not the whole truth any more.
+    fn on_extended(&self, listener: Listener) {
+        let _ = listener;
+    }
 }
+
+/// Somebody who wants to know that an event was measured. Must not block.
+pub type Listener = Arc<dyn Fn(u64) + Send + Sync>;
 
 /// Evidence as the value of a CMW record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +78,22 @@ pub struct Produced {
     pub media_type: &'static str,
     /// The value of the record.
     pub value: Vec<u8>,
+    /// What was measured at runtime, taken after the quote: its end may be newer.
+    pub event_log: Option<Arc<Log>>,
+}
+
+impl Produced {
+    /// Evidence without a log.
+    #[must_use]
+    pub const fn new(media_type: &'static str, value: Vec<u8>) -> Self {
+        Self { media_type, value, event_log: None }
+    }
+
+    /// Media type and bytes of the log from this entry on, as it is conveyed.
+    #[must_use]
+    pub fn event_log_from(&self, entry: u64) -> Option<(&'static str, Vec<u8>)> {
+        Some((event_log::media_type::RUNTIME, self.event_log.as_ref()?.record(entry)?))
+    }
 }
 
 /// Why there is no evidence.
@@ -160,6 +205,29 @@ pub fn open(root: &Path) -> Result<Arc<dyn Attester>, Error> {
     }
     let missing = format!("no TEE can be used on this machine: {}", missing.join(" | "));
     Err(Error::Unavailable { driver: "attester", missing })
+}
+
+/// What is missing to measure events at runtime, and to keep their log.
+#[must_use]
+pub fn detect_runtime_log(root: &Path) -> Detection {
+    runtime_log::detect(root)
+}
+
+/// Opens the first driver that is ready. When the machine can measure events as
+/// well, evidence comes with a log of them, which is kept in `directory`: one
+/// process of a guest can do so.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_measuring(root: &Path, directory: &Path) -> Result<Arc<dyn Attester>, Error> {
+    let attester = open(root)?;
+    if attester.tee() != Tee::Tdx {
+        return Ok(attester);
+    }
+    runtime_log::attach(Arc::clone(&attester), root, directory).or_else(|why| {
+        tracing::info!(%why, "no event log; peers whose policies look at runtime events refuse this guest");
+        Ok(attester)
+    })
 }
 
 #[cfg(test)]

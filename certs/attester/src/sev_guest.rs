@@ -107,7 +107,7 @@ impl Attester for SevGuest {
             outblob: report.into(),
             auxblob: (!table.is_empty()).then(|| table.into()),
         };
-        Ok(Produced { media_type: media_type::TSM_SNP, value: report.encode() })
+        Ok(Produced::new(media_type::TSM_SNP, report.encode()))
     }
 }
 

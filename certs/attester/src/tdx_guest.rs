@@ -126,7 +126,7 @@ impl Attester for TdxGuest {
         let quote = qgs::quote(&mut *stream, &tdreport)?;
         is_over(&quote, report_data, DRIVER)?;
         let report = TsmReport { provider: "tdx_guest".into(), outblob: quote.into(), auxblob: None };
-        Ok(Produced { media_type: media_type::TSM_TDX, value: report.encode() })
+        Ok(Produced::new(media_type::TSM_TDX, report.encode()))
     }
 }
 

@@ -369,3 +369,37 @@ fn every_flipped_byte_of_the_signed_part_is_noticed() {
         assert!(outcome.is_err(), "byte {at}");
     }
 }
+
+#[test]
+fn a_tdx_machine_measures_events_and_sends_their_log() {
+    use countersign_attester::emulated::EventSpec;
+    use countersign_evidence::RegisterState;
+    use countersign_evidence::claims::RuntimeEvents;
+    use countersign_evidence::event_log::native::Record;
+
+    let events = vec![EventSpec { kind: "boot".to_owned(), content: "done".to_owned() }];
+    let machine = tdx(TdxSpec { events, ..TdxSpec::default() });
+    let collateral = collateral(&CollateralSpec::default());
+    let mut state = RegisterState::default();
+    for (n, content) in [(1, "/bin/a"), (2, "/bin/b"), (3, "")] {
+        // What is measured after the quote is in the log already.
+        let before = machine.evidence(&DATA).unwrap();
+        let evidence = Evidence::parse(before.media_type, &before.value).unwrap();
+        let claims = verify(&evidence, &collateral, &anchors(), at(NOW), None, &mut ()).unwrap();
+        assert_eq!(machine.extend(&Record::new("exec", content.as_bytes()).unwrap()).unwrap(), n + 1);
+        let (media_type, log) = before.event_log_from(state.next()).unwrap();
+        let (claims, next) = claims.with_event_log(media_type, &log, &state).unwrap();
+        let Body::Tdx(body) = &claims.body else { panic!("{claims:?}") };
+        let RuntimeEvents::Replayed(events) = &body.runtime_events else { panic!("{body:?}") };
+        assert_eq!((events.len() as u64, next.next()), (n, n));
+        assert_eq!(&*events[0].kind, "boot");
+        state = next;
+    }
+    assert!(machine.keeps_event_log());
+    // A register that was set says nothing about events.
+    let preset = tdx(TdxSpec { rtmr: [[1; 48]; 4], ..TdxSpec::default() });
+    assert!(!preset.keeps_event_log() && preset.evidence(&DATA).unwrap().event_log.is_none());
+    assert!(preset.extend(&Record::new("exec", b"").unwrap()).is_err());
+    let error = snp(SnpSpec::default()).extend(&Record::new("exec", b"").unwrap()).unwrap_err().to_string();
+    assert!(error.contains("Intel TDX"), "{error}");
+}

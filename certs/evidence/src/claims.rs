@@ -374,15 +374,27 @@ impl Claims {
         log: &[u8],
         previous: &RegisterState,
     ) -> Result<(Self, RegisterState), Finding> {
-        let mut claims = self.clone();
-        let Body::Tdx(body) = &mut claims.body else {
+        let Body::Tdx(body) = &self.body else {
             let expected = "none: the TEE has no runtime registers";
             let presented = format!("a log with evidence of {}", self.tee);
             return Err(Finding::new(Reason::EventLogMismatch, "event log", expected, presented));
         };
         let state = event_log::replay(media_type, log, &body.rtmr, previous)?;
-        body.runtime_events = RuntimeEvents::Replayed(Arc::clone(state.events()));
-        Ok((claims, state))
+        Ok((self.with_registers(&state), state))
+    }
+
+    /// The same claims with the runtime events of a log that was replayed for
+    /// the same evidence before. Of another register it shows nothing.
+    #[must_use]
+    pub fn with_registers(&self, state: &RegisterState) -> Self {
+        let mut claims = self.clone();
+        if let Body::Tdx(body) = &mut claims.body
+            && let [.., runtime] = &body.rtmr
+            && runtime == state.register()
+        {
+            body.runtime_events = RuntimeEvents::Replayed(Arc::clone(state.events()));
+        }
+        claims
     }
 
     /// The same claims, of a peer that cannot do anything before it has shown

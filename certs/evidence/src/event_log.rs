@@ -81,8 +81,18 @@ impl fmt::Display for Event {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegisterState {
     next: u64,
-    runtime: Option<Register>,
+    runtime: Runtime,
     events: Arc<[Event]>,
+}
+
+/// The value of RTMR 3, with a default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Runtime(Register);
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self([0; 48])
+    }
 }
 
 impl RegisterState {
@@ -91,6 +101,12 @@ impl RegisterState {
     #[must_use]
     pub const fn next(&self) -> u64 {
         self.next
+    }
+
+    /// The value of RTMR 3 that the log leads to.
+    #[must_use]
+    pub const fn register(&self) -> &Register {
+        &self.runtime.0
     }
 
     /// Everything that was measured into RTMR 3 since its beginning.
@@ -128,6 +144,9 @@ pub fn replay(
     match media_type {
         // A log of RTMR 3 says nothing about the others, which are compared by value.
         media_type::RUNTIME => {
+            // Other forms are known as a whole only, and start anew.
+            let start = RegisterState::default();
+            let previous = if previous.next == 0 { &start } else { previous };
             let mut replay = Replay::new(rtmr, Some(RUNTIME_REGISTER), previous);
             native::read(log, |entry| replay.entry(&entry))?;
             replay.finish(true)
@@ -167,14 +186,10 @@ struct Replay<'q> {
 
 impl<'q> Replay<'q> {
     fn new(quoted: &'q [Register; 4], only: Option<usize>, previous: &RegisterState) -> Self {
-        let mut registers = [[0; 48]; 4];
-        if let (Some(register), [.., runtime]) = (previous.runtime, &mut registers) {
-            *runtime = register;
-        }
         let mut replay = Self {
             quoted,
             only,
-            registers,
+            registers: [[0; 48], [0; 48], [0; 48], previous.runtime.0],
             next: previous.next,
             entries: 0,
             events: Vec::new(),
@@ -232,8 +247,8 @@ impl<'q> Replay<'q> {
         new.truncate(events);
         // Nothing new is the usual case, and shares what there is.
         let events = if new.is_empty() { before } else { before.iter().cloned().chain(new).collect() };
-        let (next, runtime) = if partial { (next, Some(runtime)) } else { (0, None) };
-        Ok(RegisterState { next, runtime, events })
+        let next = if partial { next } else { 0 };
+        Ok(RegisterState { next, runtime: Runtime(runtime), events })
     }
 
     fn mismatch(&self) -> Finding {

@@ -342,7 +342,7 @@ async fn evidence_over_other_data_is_not_taken() {
         let device = Device::new(QUOTE);
         let broker = Broker::over(Arc::clone(&device) as _).await;
         let status = Client::status(&broker.path()).await.unwrap();
-        let forged = Produced { media_type: media_type::SGX_QUOTE, value: vec![0x41; 4000] };
+        let forged = Produced::new(media_type::SGX_QUOTE, vec![0x41; 4000]);
         for response in [Response::Status(status), Response::Evidence(forged)] {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut size = [0; 4];

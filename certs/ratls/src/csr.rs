@@ -9,7 +9,7 @@ use yasna::models::ObjectIdentifier;
 
 use crate::binding::{CHALLENGE_SIZES, KeyContext, key_report_data, sha256};
 use crate::der;
-use crate::extension::{self, ID_PE_CMW, ID_PE_CMW_DER, MAX_ACCEPTED, Subject};
+use crate::extension::{self, ID_PE_CMW, ID_PE_CMW_DER, MAX_ACCEPTED, MAX_EVENT_LOG, Subject};
 use crate::key::PrivateKey;
 use crate::native::{self, Native};
 use crate::peer::Conveyed;
@@ -45,6 +45,7 @@ pub struct Pending {
     /// The 64 bytes to quote.
     pub report_data: [u8; 64],
     context: Vec<u8>,
+    event_log: Option<(&'static str, Vec<u8>)>,
 }
 
 impl Pending {
@@ -59,7 +60,16 @@ impl Pending {
         }
         let context = KeyContext { spki_sha256: sha256(&key.spki()), challenge: challenge.into(), id: None };
         let context = context.encode();
-        Ok(Self { report_data: *key_report_data(&context, &[]).as_bytes(), context })
+        Ok(Self { report_data: *key_report_data(&context, &[]).as_bytes(), context, event_log: None })
+    }
+
+    /// Sends this event log (media type and bytes) along, which was taken after
+    /// the quote. One that is too long for a certificate is left out: whoever
+    /// wants to see it refuses then.
+    #[must_use]
+    pub fn with_event_log(mut self, log: Option<(&'static str, Vec<u8>)>) -> Self {
+        self.event_log = log.filter(|(_, log)| log.len() <= MAX_EVENT_LOG);
+        self
     }
 
     /// The bytes of the key context, for whoever hashes them himself before he quotes.
@@ -73,7 +83,9 @@ impl Pending {
     /// # Errors
     /// When it would exceed a cap.
     pub fn finish(self, key: &PrivateKey, media_type: &str, evidence: &[u8]) -> Result<Vec<u8>, Finding> {
-        let cmw = extension::wrap(&native::encode(&self.context, media_type, evidence))?;
+        let event_log = self.event_log.as_ref().map(|(kind, log)| (*kind, log.as_slice()));
+        let cmw = native::encode(&self.context, media_type, evidence, event_log);
+        let cmw = extension::wrap(&cmw)?;
         let attribute = Attribute { oid: ID_AA_ATTESTATION, values: bundle(&cmw) };
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();

@@ -18,6 +18,10 @@ use crate::spiffe::SpiffeId;
 /// The largest CMW that we put into a certificate.
 pub const MAX_EMITTED: usize = 32 * 1024;
 
+/// The largest event log that we put into a certificate. A longer one is left
+/// out, and shown in the rounds of sessions only.
+pub const MAX_EVENT_LOG: usize = 16 * 1024;
+
 /// The largest extension value that is accepted.
 pub const MAX_ACCEPTED: usize = 48 * 1024;
 
@@ -174,8 +178,12 @@ impl<'a> Record<'a> {
 
     fn bound_to(self, subject: Subject<'_>) -> Result<Conveyed, Finding> {
         self.check(subject)?;
+        let event_log = match &self.claim {
+            Claim::Native(native) => native.event_log.map(|(kind, value)| (kind.to_owned(), value.to_vec())),
+            Claim::Ccc(_) => None,
+        };
         let (media_type, value) = (self.media_type.into_owned(), self.value.into_owned());
-        Ok(Conveyed { form: self.form, media_type, value })
+        Ok(Conveyed { form: self.form, media_type, value, event_log })
     }
 }
 

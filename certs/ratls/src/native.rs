@@ -29,20 +29,31 @@ pub struct Native<'a> {
     pub media_type: &'a str,
     /// The primary evidence.
     pub evidence: &'a [u8],
-    /// The event log record, authenticated by replay.
-    pub event_log: Option<&'a [u8]>,
+    /// Media type and bytes of the event log, authenticated by replay.
+    pub event_log: Option<(&'a str, &'a [u8])>,
     context_bytes: &'a [u8],
     companions: Vec<(&'a str, &'a [u8])>,
 }
 
-/// The collection of primary evidence alone.
+/// The collection of primary evidence, and of the event log (media type and
+/// bytes) that goes with it.
 #[must_use]
-pub fn encode(context: &[u8], media_type: &str, evidence: &[u8]) -> Vec<u8> {
-    let mut writer = Writer(Vec::with_capacity(context.len() + media_type.len() + evidence.len() + 160));
+pub fn encode(
+    context: &[u8],
+    media_type: &str,
+    evidence: &[u8],
+    event_log: Option<(&str, &[u8])>,
+) -> Vec<u8> {
+    let log = event_log.map_or(0, |(kind, value)| kind.len() + value.len());
+    let size = context.len() + media_type.len() + evidence.len() + log + 176;
+    let mut writer = Writer(Vec::with_capacity(size));
     // The order of the encoded keys: shorter ones first.
-    writer.map(3);
+    writer.map(3 + usize::from(event_log.is_some()));
     writer.text("cpu").array(3).text(media_type).bytes(evidence).uint(indicator::EVIDENCE.into());
     writer.text("ctx").array(2).text(CONTEXT_TYPE).bytes(context);
+    if let Some((kind, value)) = event_log {
+        writer.text("evlog").array(2).text(kind).bytes(value);
+    }
     writer.text(COLLECTION_TYPE).text(PROFILE);
     writer.0
 }
@@ -73,7 +84,7 @@ impl<'a> Native<'a> {
             match label {
                 "ctx" => context = Some(record),
                 "cpu" => primary = Some(record),
-                "evlog" => event_log = Some(entry.encoded),
+                "evlog" => event_log = Some(content(Some(record), label, None)?),
                 // Made from the evidence, hence not bound by it; signed by its issuer.
                 "ear" => {}
                 _ if is_companion(label) => companions.push((label, entry.encoded)),
@@ -140,11 +151,13 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let (context, evidence) = (context(), vec![9; 5000]);
-        let bytes = encode(&context, "application/x", &evidence);
-        let native = Native::decode(&bytes).unwrap();
-        assert_eq!((native.media_type, native.evidence), ("application/x", evidence.as_slice()));
-        assert_eq!(native.context.encode(), context);
-        assert_eq!(native.report_data(), key_report_data(&context, &[]));
+        for event_log in [None, Some(("application/y", &[8; 300][..]))] {
+            let bytes = encode(&context, "application/x", &evidence, event_log);
+            let native = Native::decode(&bytes).unwrap();
+            assert_eq!((native.media_type, native.evidence), ("application/x", evidence.as_slice()));
+            assert_eq!((native.context.encode(), native.event_log), (context.clone(), event_log));
+            assert_eq!(native.report_data(), key_report_data(&context, &[]), "the log is not bound");
+        }
     }
 
     #[test]
@@ -165,10 +178,9 @@ mod tests {
             let bound = Native::decode(&bytes).unwrap().report_data();
             assert_eq!(bound, key_report_data(&context(), &[(label, entry)]));
         }
-        for label in ["evlog", "ear"] {
-            let bytes = with(label);
-            assert_eq!(Native::decode(&bytes).unwrap().report_data(), key_report_data(&context(), &[]));
-        }
+        assert_eq!(Native::decode(&with("ear")).unwrap().report_data(), key_report_data(&context(), &[]));
+        // An event log is a record with a media type.
+        assert_eq!(Native::decode(&with("evlog")).unwrap_err().reason, Reason::UnsupportedFormat);
         for label in ["gpu", "gpu16", "gpu00", "gpu+1", "other", "cpu2"] {
             assert_eq!(
                 Native::decode(&with(label)).unwrap_err().reason,
@@ -186,7 +198,7 @@ mod tests {
         unordered.text("ctx").array(2).text(CONTEXT_TYPE).bytes(&context());
         assert_eq!(Native::decode(&unordered.0).unwrap_err().reason, Reason::NonCanonical);
 
-        let bytes = encode(&context(), "a/b", &[1]);
+        let bytes = encode(&context(), "a/b", &[1], None);
         let mut other = bytes.clone();
         *other.last_mut().unwrap() = b'2';
         assert_eq!(Native::decode(&other).unwrap_err().reason, Reason::UnsupportedFormat);

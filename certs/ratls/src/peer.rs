@@ -21,6 +21,9 @@ pub struct Conveyed {
     pub media_type: String,
     /// The value of the record: `countersign_evidence::Evidence::parse` takes both.
     pub value: Vec<u8>,
+    /// Media type and bytes of the event log, if one came along: nothing but a
+    /// replay onto the registers of the evidence makes it true.
+    pub event_log: Option<(String, Vec<u8>)>,
 }
 
 /// The form in which a certificate carries evidence.

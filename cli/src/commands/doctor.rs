@@ -65,7 +65,14 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
             text: "none is usable: this machine cannot quote (emulated platforms work everywhere)".to_owned(),
         },
     };
-    let checks = [tee, kernel(&args.root), descriptors(&args.root), clock(), control_plane(&args.context)];
+    let checks = [
+        tee,
+        runtime_events(&args.root),
+        kernel(&args.root),
+        descriptors(&args.root),
+        clock(),
+        control_plane(&args.context),
+    ];
     let passed = checks.iter().all(|check| check.mark != Mark::Bad);
     match args.output {
         Format::Json => out.json(&json!({ "passed": passed, "attesters": detections, "checks": checks })),
@@ -92,6 +99,15 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
         }
     }
     Ok(Outcome::pass_if(passed))
+}
+
+fn runtime_events(root: &Path) -> Check {
+    let name = "runtime events";
+    let missing = countersign_attester::detect_runtime_log(root).missing.join("; ");
+    if missing.is_empty() {
+        return Check { name, mark: Mark::Ok, text: "can be measured into RTMR 3".to_owned() };
+    }
+    Check { name, mark: Mark::Note, text: format!("cannot be measured: {missing}") }
 }
 
 fn kernel(root: &Path) -> Check {

@@ -102,6 +102,15 @@ impl HopPolicy {
         }
     }
 
+    /// Whether it looks at the event log of a guest.
+    pub(super) fn wants_event_log(&self) -> bool {
+        let wants = |a: &compiled::Alternative| match a {
+            compiled::Alternative::Tdx(rule) => rule.runtime_events.wants_log(),
+            compiled::Alternative::Sgx(_) | compiled::Alternative::SevSnp(_) => false,
+        };
+        self.policy.any_of.iter().any(wants)
+    }
+
     /// The sets of Reference Values that it names, as `namespace/name`.
     pub(super) fn references(&self) -> impl Iterator<Item = &String> {
         self.policy.any_of.iter().flat_map(|a| common_of(a).references.iter().chain(events_of(a)))

@@ -35,6 +35,8 @@ pub struct Demands {
     /// The media types of evidence that all policies accept, never empty above
     /// L0.
     pub media_types: Vec<&'static str>,
+    /// Whether some policy, recorded ones included, looks at the event log.
+    pub event_log: bool,
 }
 
 /// The levels that the policies of one workload demand of its peers.
@@ -64,6 +66,7 @@ impl View {
             drain_grace: Duration::MAX,
             policy_id: policy_id(&enforced),
             media_types: media_types(&enforced),
+            event_log: guarding.iter().any(|(p, _)| p.level.is_session_bound() && p.wants_event_log()),
         };
         for policy in enforced.iter().filter(|p| p.level.is_session_bound() || !level.is_session_bound()) {
             let pace = &policy.continuous;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use countersign_evidence::policy::Level;
 use countersign_evidence::verdict::{Outcome, Rejection};
-use countersign_evidence::{Claims, Denial, Evidence, Finding, Reason, UnixTime, Verdict, appraise};
+use countersign_evidence::{
+    Claims, Denial, Evidence, Finding, Reason, RegisterState, UnixTime, Verdict, appraise,
+};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::{Admission, Conveyed, Form, Presented};
 
@@ -31,7 +33,8 @@ impl View {
     pub fn judge_hop(&self, me: &SpiffeId, presented: Presented, now: UnixTime) -> Result<Admission, Denial> {
         let (peer, path_until) = self.path(&presented, now)?;
         let policies = self.applied(me, &peer)?;
-        self.admit(presented, &policies, path_until, now)
+        // Between a proxy and its control plane there are no session rounds.
+        self.admit(presented, &policies, path_until, !self.guards_control_plane, now)
     }
 
     /// Judges a proxy that calls the control plane: path, and the policy of the
@@ -42,7 +45,7 @@ impl View {
     pub fn judge_workload(&self, presented: Presented, now: UnixTime) -> Result<Admission, Denial> {
         let (peer, path_until) = self.path(&presented, now)?;
         let policy = self.granting(self.identities.get(&peer).ok_or_else(|| no_identity(&peer))?)?;
-        self.admit(presented, &[(policy, Mode::Enforce)], path_until, now)
+        self.admit(presented, &[(policy, Mode::Enforce)], path_until, false, now)
     }
 
     /// Verifies evidence with this view's collateral and anchors.
@@ -53,6 +56,17 @@ impl View {
         let evidence = Evidence::parse(media_type, value)?;
         let cache = Some(self.cache.as_ref());
         Ok(countersign_evidence::verify(&evidence, &self.collateral, &self.anchors, now, cache, &mut ())?)
+    }
+
+    /// Verifies evidence as it was conveyed, and the event log that came along.
+    ///
+    /// # Errors
+    /// What is wrong with either.
+    pub fn verify_conveyed(&self, evidence: &Conveyed, now: UnixTime) -> Result<Arc<Claims>, Denial> {
+        let claims = self.verify(&evidence.media_type, &evidence.value, now)?;
+        let Some((kind, log)) = &evidence.event_log else { return Ok(claims) };
+        let (claims, _) = claims.with_event_log(kind, log, &RegisterState::default())?;
+        Ok(Arc::new(claims))
     }
 
     /// Appraises verified evidence for the identity of the `WorkloadIdentity`
@@ -149,6 +163,7 @@ impl View {
         presented: Presented,
         policies: &[Applied<'_>],
         path_until: u64,
+        rounds: bool,
         now: UnixTime,
     ) -> Result<Admission, Denial> {
         let asking: Vec<Applied<'_>> =
@@ -169,13 +184,17 @@ impl View {
                 });
             }
         }
-        let claims = self.verify(&evidence.media_type, &evidence.value, now)?;
+        let claims = self.verify_conveyed(evidence, now)?;
+        let in_rounds = |policy: &HopPolicy| rounds && policy.level.is_session_bound();
+        let deferring = asking.iter().any(|(p, _)| p.wants_event_log() && in_rounds(p));
+        let deferred = deferring.then(|| Arc::new(claims.with_event_log_to_follow()));
         let age = now.as_secs().saturating_sub(presented.not_before);
         let mut valid_until = path_until.min(claims.window.until);
         let (mut verdicts, mut audited) = (Vec::with_capacity(asking.len()), Vec::new());
         let mut denial = None;
         for (policy, mode) in asking {
-            let verdict = self.verdict(policy, evidence.form, &claims, age, now);
+            let claims = deferred.as_ref().filter(|_| in_rounds(policy)).unwrap_or(&claims);
+            let verdict = self.verdict(policy, evidence.form, claims, age, now);
             match (&verdict.outcome, mode) {
                 (Outcome::Allow { valid_until: until, .. }, Mode::Enforce) => {
                     valid_until = valid_until.min(*until);
@@ -215,8 +234,8 @@ impl View {
         if audits.is_empty() {
             return admission;
         }
-        let verified = evidence_of(&admission.presented)
-            .and_then(|e| Ok((e.form, self.verify(&e.media_type, &e.value, now)?)));
+        let verified =
+            evidence_of(&admission.presented).and_then(|e| Ok((e.form, self.verify_conveyed(e, now)?)));
         let age = now.as_secs().saturating_sub(admission.presented.not_before);
         for (policy, _) in audits {
             match &verified {

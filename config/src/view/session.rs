@@ -6,7 +6,9 @@ use std::sync::Arc;
 use countersign_evidence::claims::Tee;
 use countersign_evidence::evidence::media_type;
 use countersign_evidence::verdict::Outcome;
-use countersign_evidence::{Claims, Denial, Finding, Fingerprint, Reason, UnixTime, Verdict, appraise};
+use countersign_evidence::{
+    Claims, Denial, Finding, Fingerprint, Reason, RegisterState, UnixTime, Verdict, appraise,
+};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::binding::ReportData;
 use countersign_ratls::peer::Admission;
@@ -22,11 +24,25 @@ pub struct SessionEvidence<'a> {
     pub media_type: &'a str,
     /// The value of the record.
     pub value: &'a [u8],
+    /// The event log that came along.
+    pub event_log: Option<SessionLog<'a>>,
     /// What it must carry, from our own view of the connection: the binder, or
     /// the root of the tree that the binder is a leaf of.
     pub report_data: &'a ReportData,
     /// When the challenge was sent: the evidence is no older.
     pub challenged: UnixTime,
+}
+
+/// An event log that came with evidence.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLog<'a> {
+    /// The media type of its CMW record.
+    pub media_type: &'a str,
+    /// The value of the record.
+    pub value: &'a [u8],
+    /// How far the log was replayed when the last round of the hop was accepted;
+    /// the value starts with entry [`next()`](RegisterState::next) then.
+    pub replayed: &'a RegisterState,
 }
 
 /// A peer that proved itself in a round: what it proved, until when it holds.
@@ -45,6 +61,8 @@ pub struct SessionAdmission {
     pub valid_until: u64,
     /// The generation of the configuration under which it was decided.
     pub generation: u64,
+    /// How far the event log was replayed; `None` when none came along.
+    pub registers: Option<RegisterState>,
     kept: Arc<Kept>,
 }
 
@@ -90,9 +108,11 @@ impl View {
     /// Judges evidence that the peer of an admitted hop made for the connection:
     /// signatures and collateral, the whole report data, the same TEE as in the
     /// certificate, and every policy of level L2 or higher that guards the hop.
+    /// An event log must land on the quoted registers, whether a policy looks at
+    /// it or not.
     ///
     /// # Errors
-    /// The denial: of the evidence, `binding-mismatch`, `other-tee`, the first
+    /// The denial: of the evidence or its log, `binding-mismatch`, `other-tee`, the first
     /// `Enforce` policy that does not hold, or `no-policy`.
     pub fn judge_session(
         &self,
@@ -102,9 +122,17 @@ impl View {
         now: UnixTime,
     ) -> Result<SessionAdmission, Denial> {
         let policies = self.applied_to(me, admission)?;
-        let verified = self.verify_session(evidence.media_type, evidence.value, now)?;
+        let mut verified = self.verify_session(evidence.media_type, evidence.value, now)?;
         evidence.report_data.check(&verified.claims.report_data)?;
-        self.appraise_session(admission, &policies, verified, evidence.challenged.as_secs(), now)
+        let registers = match evidence.event_log {
+            Some(SessionLog { media_type, value, replayed }) => {
+                let (claims, registers) = verified.claims.with_event_log(media_type, value, replayed)?;
+                verified.claims = Arc::new(claims);
+                Some(registers)
+            }
+            None => None,
+        };
+        self.appraise_session(admission, &policies, verified, registers, evidence.challenged.as_secs(), now)
     }
 
     /// Judges a peer again by what it proved last, without new evidence: after a
@@ -122,8 +150,12 @@ impl View {
     ) -> Result<SessionAdmission, Denial> {
         let policies = self.applied_to(me, admission)?;
         let (media_type, value) = last.evidence();
-        let verified = self.verify_session(media_type, value, now)?;
-        self.appraise_session(admission, &policies, verified, last.challenged, now)
+        let mut verified = self.verify_session(media_type, value, now)?;
+        // What was measured before is judged again with everything else.
+        if let Some(registers) = &last.registers {
+            verified.claims = Arc::new(verified.claims.with_registers(registers));
+        }
+        self.appraise_session(admission, &policies, verified, last.registers.clone(), last.challenged, now)
     }
 
     fn applied_to(&self, me: &SpiffeId, admission: &Admission) -> Result<Vec<Applied<'_>>, Denial> {
@@ -155,6 +187,7 @@ impl View {
         admission: &Admission,
         policies: &[Applied<'_>],
         verified: Verified,
+        registers: Option<RegisterState>,
         challenged: u64,
         now: UnixTime,
     ) -> Result<SessionAdmission, Denial> {
@@ -182,7 +215,16 @@ impl View {
             verdicts.push(verdict);
         }
         let generation = self.generation;
-        Ok(SessionAdmission { claims, verdicts, audited, challenged, valid_until, generation, kept })
+        Ok(SessionAdmission {
+            claims,
+            verdicts,
+            audited,
+            challenged,
+            valid_until,
+            generation,
+            registers,
+            kept,
+        })
     }
 }
 

@@ -131,6 +131,7 @@ impl IdentityAgent {
         let key = PrivateKey::generate(self.key_type())?;
         let pending = Pending::new(&key, &challenge.nonce)?;
         let evidence = self.quote(pending.context()).await?;
+        let pending = pending.with_event_log(evidence.event_log_from(0));
         let csr = pending.finish(&key, evidence.media_type, &evidence.value)?;
         let request = IssueRequest { workload: self.workload.clone(), csr: csr.into() };
         let issued = answered(client.issue(request)).await?;

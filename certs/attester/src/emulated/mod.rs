@@ -30,8 +30,8 @@ pub use collateral::{CollateralSpec, SvnLevel, TcbLevel};
 pub use quote::{EmulatedSgx, EmulatedTdx};
 pub use report::EmulatedSnp;
 pub use spec::{
-    CPU_SVN, FMSPC, IntelPlatform, PCE_SVN, QE_MR_SIGNER, SgxSpec, SnpCertificateSpec, SnpSpec, TEE_TCB_SVN,
-    TdxSpec,
+    CPU_SVN, EventSpec, FMSPC, IntelPlatform, PCE_SVN, QE_MR_SIGNER, SgxSpec, SnpCertificateSpec, SnpSpec,
+    TEE_TCB_SVN, TdxSpec,
 };
 pub use vendor::Vendor;
 pub use x509::Serial;

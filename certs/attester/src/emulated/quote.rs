@@ -1,17 +1,20 @@
 //! TDX and SGX machines: DCAP quotes (versions 3, 4 and 5).
 
-use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{fmt, io};
 
 use aws_lc_rs::digest;
 use countersign_evidence::claims::{Tee, Window};
+use countersign_evidence::event_log::native::Record;
 use countersign_evidence::evidence::{TsmReport, media_type};
+use countersign_evidence::{Finding, event_log};
 
 use super::intel::{Authority, pck_serial};
 use super::key::{Key, Kind};
 use super::spec::{IntelPlatform, SgxSpec, TdxSpec};
 use super::x509::{Serial, pem};
-use crate::{Attester, Error, Pause, Produced};
+use crate::runtime_log::{Register, RuntimeLog};
+use crate::{Attester, Error, Listener, Pause, Produced};
 
 /// The vendor ID of Intel's quoting enclave.
 const QE_VENDOR_ID: [u8; 16] =
@@ -178,6 +181,7 @@ impl ReportBody {
 #[derive(Debug)]
 pub struct EmulatedTdx {
     spec: TdxSpec,
+    log: RuntimeLog,
     enclave: QuotingEnclave,
     pause: Arc<dyn Pause>,
 }
@@ -190,7 +194,13 @@ impl EmulatedTdx {
         pause: Arc<dyn Pause>,
     ) -> Result<Self, Error> {
         let enclave = QuotingEnclave::new(authority, window, &spec.platform, 2)?;
-        Ok(Self { spec, enclave, pause })
+        let [.., runtime] = spec.rtmr;
+        let log = RuntimeLog::new(Box::new(Memory(Mutex::new(runtime))));
+        for event in &spec.events {
+            let invalid = |finding: Finding| Error::Protocol(finding.to_string(), super::DRIVER);
+            log.extend(&Record::new(&event.kind, event.content.as_bytes()).map_err(invalid)?)?;
+        }
+        Ok(Self { spec, log, enclave, pause })
     }
 
     /// What it was made from.
@@ -216,12 +226,12 @@ impl EmulatedTdx {
     /// # Errors
     /// When it cannot be signed.
     pub fn quote(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, Error> {
-        self.enclave.quote(self.spec.quote_version, 0x81, &self.body(report_data))
+        self.enclave.quote(self.spec.quote_version, 0x81, &self.body(report_data)?)
     }
 
     /// TDREPORT fields in the order of sgx_report2_body_t; version 5 puts their
     /// kind and size in front.
-    fn body(&self, report_data: &[u8; 64]) -> Vec<u8> {
+    fn body(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, Error> {
         let spec = &self.spec;
         let mut body = Vec::with_capacity(700);
         if spec.quote_version >= 5 {
@@ -238,7 +248,8 @@ impl EmulatedTdx {
         body.extend_from_slice(&spec.mr_config_id);
         body.extend_from_slice(&spec.mr_owner);
         body.extend_from_slice(&spec.mr_owner_config);
-        for register in &spec.rtmr {
+        let [rtmr0, rtmr1, rtmr2, _] = &spec.rtmr;
+        for register in [rtmr0, rtmr1, rtmr2, &self.log.register()?] {
             body.extend_from_slice(register);
         }
         body.extend_from_slice(report_data);
@@ -246,7 +257,22 @@ impl EmulatedTdx {
             body.extend_from_slice(&spec.tee_tcb_svn2.unwrap_or(spec.tee_tcb_svn));
             body.extend_from_slice(&spec.mr_service_td);
         }
-        body
+        Ok(body)
+    }
+}
+
+/// A register that is gone with the process, as a real one is with its guest.
+#[derive(Debug)]
+struct Memory(Mutex<event_log::Register>);
+
+impl Register for Memory {
+    fn read(&self) -> io::Result<event_log::Register> {
+        Ok(*self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn extend(&self, digest: &event_log::Register) -> io::Result<()> {
+        event_log::extend(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), digest);
+        Ok(())
     }
 }
 
@@ -267,7 +293,20 @@ impl Attester for EmulatedTdx {
         self.pause.pause(self.spec.quoting_latency);
         let quote = self.quote(report_data)?;
         let report = TsmReport { provider: "tdx_guest".into(), outblob: quote.into(), auxblob: None };
-        Ok(Produced { media_type: media_type::TSM_TDX, value: report.encode() })
+        let produced = Produced::new(media_type::TSM_TDX, report.encode());
+        Ok(Produced { event_log: self.log.taken(), ..produced })
+    }
+
+    fn keeps_event_log(&self) -> bool {
+        self.log.taken().is_some()
+    }
+
+    fn extend(&self, event: &Record<'_>) -> Result<u64, Error> {
+        self.log.extend(event)
+    }
+
+    fn on_extended(&self, listener: Listener) {
+        self.log.on_extended(listener);
     }
 }
 
@@ -339,6 +378,6 @@ impl Attester for EmulatedSgx {
 
     fn evidence(&self, report_data: &[u8; 64]) -> Result<Produced, Error> {
         self.pause.pause(self.spec.quoting_latency);
-        Ok(Produced { media_type: media_type::SGX_QUOTE, value: self.quote(report_data)? })
+        Ok(Produced::new(media_type::SGX_QUOTE, self.quote(report_data)?))
     }
 }

@@ -161,6 +161,6 @@ impl Attester for EmulatedSnp {
             outblob: self.report(report_data)?.into(),
             auxblob: Some(self.table.as_slice().into()),
         };
-        Ok(Produced { media_type: media_type::TSM_SNP, value: report.encode() })
+        Ok(Produced::new(media_type::TSM_SNP, report.encode()))
     }
 }

@@ -138,12 +138,28 @@ pub struct TdxSpec {
     #[serde(with = "text::bytes")]
     #[cfg_attr(feature = "schema", schemars(with = "text::Hex<48>"))]
     pub mr_service_td: [u8; 48],
+    /// Events that are measured into register 3, which must be zero, when the guest starts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<EventSpec>,
     /// The platform.
     pub platform: IntelPlatform,
     /// How long a quote takes, for example `5ms`.
     #[serde(with = "text::duration")]
     #[cfg_attr(feature = "schema", schemars(with = "text::DurationText"))]
     pub quoting_latency: Duration,
+}
+
+/// An event that is measured at runtime.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EventSpec {
+    /// What kind of event it is.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its content as text.
+    #[serde(default)]
+    pub content: String,
 }
 
 impl Default for TdxSpec {
@@ -163,6 +179,7 @@ impl Default for TdxSpec {
             rtmr: [[0xd1; 48], [0xd2; 48], [0xd3; 48], [0; 48]],
             tee_tcb_svn2: None,
             mr_service_td: [0; 48],
+            events: Vec::new(),
             platform: IntelPlatform::default(),
             quoting_latency: Duration::ZERO,
         }

@@ -77,6 +77,8 @@ pub struct Log {
 struct Mark {
     /// Where it ends.
     end: usize,
+    /// What the register was extended with.
+    digest: Register,
     /// The register after it.
     register: Register,
 }
@@ -118,9 +120,10 @@ impl Log {
     /// Appends an event.
     pub fn push(&mut self, record: &Record<'_>) {
         let mut register = self.marks.last().map_or([0; 48], |mark| mark.register);
-        extend(&mut register, &record.digest());
+        let digest = record.digest();
+        extend(&mut register, &digest);
         self.entries.extend_from_slice(&record.encode());
-        self.marks.push(Mark { end: self.entries.len(), register });
+        self.marks.push(Mark { end: self.entries.len(), digest, register });
     }
 
     /// How many entries there are.
@@ -148,6 +151,12 @@ impl Log {
         let mut out = head((self.marks.len() - skipped) as u64);
         out.extend_from_slice(entries);
         Some(out)
+    }
+
+    /// What the entry at `index` extended the register with.
+    #[must_use]
+    pub fn digest(&self, index: u64) -> Option<Register> {
+        self.marks.get(usize::try_from(index).ok()?).map(|mark| mark.digest)
     }
 
     /// The register after this many entries.

@@ -2,9 +2,11 @@
 //! were read is refused, so that there is one way to say a thing.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use countersign_attester::Produced;
 use countersign_evidence::claims::Tee;
+use countersign_evidence::event_log::native::Log;
 use countersign_evidence::evidence::media_type;
 use countersign_evidence::{Finding, Reason};
 use countersign_ratls::binding::SessionCore;
@@ -18,7 +20,7 @@ const VERSION: u64 = 1;
 const MAX_CONTEXT: usize = 4096;
 /// Cores, each with its head, and room for the rest.
 pub(super) const MAX_REQUEST: usize = MAX_LEAVES * 66 + 1024;
-/// Evidence of at most 128 KiB, with its certificates, and an event log some day.
+/// Evidence of at most 128 KiB, with its certificates, and an event log.
 pub(super) const MAX_RESPONSE: usize = 1 << 20;
 /// The most bytes of a text.
 const MAX_TEXT: usize = 1024;
@@ -151,10 +153,11 @@ impl Response {
                 e.u8(7)?.u64(status.waiting)?.u8(8)?.u64(status.quotes)?;
                 Ok(())
             }
-            Self::Evidence(Produced { media_type, value }) => {
-                head(e, 4, 1)?;
-                e.u8(3)?.str(media_type)?.u8(4)?.bytes(value)?;
-                Ok(())
+            Self::Evidence(produced) => {
+                let log = produced.event_log.as_ref().and_then(|log| log.record(0));
+                head(e, 4 + u64::from(log.is_some()), 1)?;
+                e.u8(3)?.str(produced.media_type)?.u8(4)?.bytes(&produced.value)?;
+                log.map_or(Ok(()), |log| e.u8(5)?.bytes(&log).map(drop))
             }
             Self::Refused(code, why) => {
                 head(e, 4, 2)?;
@@ -186,14 +189,18 @@ impl Response {
                     quotes: field(FIELD, &mut d, 8, |d| d.u64())?,
                 })
             }
-            (1, 4) => {
+            (1, 4 | 5) => {
                 let name = field(FIELD, &mut d, 3, |d| d.str())?;
                 let media_type = [media_type::TSM_TDX, media_type::TSM_SNP, media_type::SGX_QUOTE]
                     .into_iter()
                     .find(|known| *known == name)
                     .ok_or_else(|| malformed(FIELD, "an unknown media type"))?;
                 let value = field(FIELD, &mut d, 4, |d| d.bytes())?.to_vec();
-                Self::Evidence(Produced { media_type, value })
+                let event_log = match entries {
+                    5 => Some(Arc::new(Log::decode(field(FIELD, &mut d, 5, |d| d.bytes())?)?)),
+                    _ => None,
+                };
+                Self::Evidence(Produced { media_type, value, event_log })
             }
             (2, 4) => {
                 let number = field(FIELD, &mut d, 3, |d| d.u64())?;

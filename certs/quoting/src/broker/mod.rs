@@ -17,7 +17,7 @@
 //!          | { 1: 1, 2: 2, 3: [1*1024 bstr .size 64] }   evidence over the sessions of these cores
 //! answer   = { 1: 1, 2: 0, 3: tstr, 4: tstr, 5: bool, 6: tstr, 7: uint, 8: uint }
 //!              TEE, driver, emulated, health, waiting, quotes
-//!          | { 1: 1, 2: 1, 3: tstr, 4: bstr }            media type, evidence
+//!          | { 1: 1, 2: 1, 3: tstr, 4: bstr, ? 5: bstr } media type, evidence, event log
 //!          | { 1: 1, 2: 2, 3: uint, 4: tstr }            code, why not
 //! ```
 

@@ -104,7 +104,7 @@ impl Source for Device {
 }
 
 fn produced(report_data: &[u8; 64]) -> Produced {
-    Produced { media_type: media_type::SGX_QUOTE, value: report_data.to_vec() }
+    Produced::new(media_type::SGX_QUOTE, report_data.to_vec())
 }
 
 /// A driver that blocks, as those of devices do, and remembers what it was given.

@@ -67,7 +67,7 @@ pub fn cmw_with(spki_sha256: [u8; 32], report_data: impl FnOnce([u8; 64]) -> [u8
     let context = KeyContext { spki_sha256, challenge: (&[9; 32][..]).into(), id: None }.encode();
     let expected = *key_report_data(&context, &[]).as_bytes();
     let evidence = tdx().evidence(&report_data(expected)).unwrap();
-    native::encode(&context, evidence.media_type, &evidence.value)
+    native::encode(&context, evidence.media_type, &evidence.value, None)
 }
 
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {

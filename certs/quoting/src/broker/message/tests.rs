@@ -97,9 +97,15 @@ fn answers_are_read_as_they_are_written_and_in_no_other_form() {
         waiting: 3,
         quotes: u64::MAX,
     };
+    let mut log = Log::default();
+    log.push(&countersign_evidence::event_log::native::Record::new("exec", b"/bin/a").unwrap());
     for response in [
         Response::Status(status),
-        Response::Evidence(Produced { media_type: media_type::TSM_TDX, value: vec![1; 300] }),
+        Response::Evidence(Produced::new(media_type::TSM_TDX, vec![1; 300])),
+        Response::Evidence(Produced {
+            event_log: Some(Arc::new(log)),
+            ..Produced::new(media_type::TSM_TDX, vec![1; 300])
+        }),
         Response::Refused(Code::Overloaded, "too many".to_owned()),
     ] {
         let bytes = response.encode();
