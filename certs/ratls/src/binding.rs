@@ -13,6 +13,10 @@ use countersign_evidence::{Finding, Reason};
 use crate::cbor::{self, Item, Order, Writer};
 use crate::spiffe::SpiffeId;
 
+pub mod session;
+
+pub use session::{Ekm, SessionContext, SessionCore};
+
 /// SHA-256.
 pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
     digest(&SHA256, &[data])
@@ -79,6 +83,7 @@ const SESSION: Label = Label::new("ratls-mesh/v1/session");
 const GPU: Label = Label::new("ratls-mesh/v1/gpu");
 const TPM: Label = Label::new("ratls-mesh/v1/tpm");
 const MTREE: Label = Label::new("ratls-mesh/v1/mtree");
+const IDENTITY: Label = Label::new("ratls-mesh/v1/identity");
 
 /// The report data that evidence must carry, from the verifier's own view.
 ///
@@ -248,105 +253,6 @@ pub fn key_report_data(context: &[u8], companions: &[(&str, &[u8])]) -> ReportDa
     ReportData(KEY.d64(&[&core, &companion_hash(companions)]))
 }
 
-/// What a session's evidence is made for: all of it from the verifier's own
-/// view of the connection, except the attester's nonce.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionContext<'a> {
-    /// Whether the attester is the server.
-    pub attester_is_server: bool,
-    /// Whether the transport is QUIC.
-    pub quic: bool,
-    /// The negotiated ALPN.
-    pub alpn: &'a [u8],
-    /// The exported keying material. Never logged.
-    pub ekm: &'a [u8; 32],
-    /// SHA-256 of the client leaf's SPKI.
-    pub client_spki_sha256: &'a [u8; 32],
-    /// SHA-256 of the server leaf's SPKI.
-    pub server_spki_sha256: &'a [u8; 32],
-    /// The client's Hello payload.
-    pub client_hello: &'a [u8],
-    /// The server's Hello payload.
-    pub server_hello: &'a [u8],
-    /// The verifier's Challenge payload.
-    pub challenge: &'a [u8],
-    /// The attester's nonce.
-    pub attester_nonce: &'a [u8; 32],
-    /// The round.
-    pub round: u64,
-    /// The last accepted binder of this attester on this connection; `None` in round 0.
-    pub previous: Option<&'a [u8; 64]>,
-    /// The client's SPIFFE ID.
-    pub client_id: &'a str,
-    /// The server's SPIFFE ID.
-    pub server_id: &'a str,
-}
-
-impl SessionContext<'_> {
-    /// Deterministic CBOR (section 4.2).
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let (client, server) = (self.client_hello, self.server_hello);
-        let length = |hello: &[u8]| u32::try_from(hello.len()).unwrap_or(u32::MAX).to_be_bytes();
-        let hellos: [u8; 64] = digest(&SHA512, &[&length(client), client, &length(server), server]);
-        let mut writer = Writer::default();
-        writer.map(14).uint(1).uint(1);
-        writer.uint(2).uint(self.attester_is_server.into()).uint(3).uint(self.quic.into());
-        writer.uint(4).bytes(self.alpn).uint(5).bytes(self.ekm);
-        writer.uint(6).bytes(self.client_spki_sha256).uint(7).bytes(self.server_spki_sha256);
-        writer.uint(8).bytes(&hellos).uint(9).bytes(&sha512(self.challenge));
-        writer.uint(10).bytes(self.attester_nonce).uint(11).uint(self.round);
-        writer.uint(12).bytes(self.previous.map_or(&[], |binder| &binder[..]));
-        writer.uint(13).text(self.client_id).uint(14).text(self.server_id);
-        writer.0
-    }
-
-    /// The core from which nonces and the binder are derived.
-    #[must_use]
-    pub fn core(&self) -> SessionCore {
-        SessionCore(SESSION_CORE.d64(&[&self.encode()]))
-    }
-}
-
-/// `K` of a session.
-#[derive(Clone)]
-pub struct SessionCore([u8; 64]);
-
-impl SessionCore {
-    /// A core that was computed in another process: a broker that quotes for a
-    /// proxy gets it in this form. Only [`SessionCore::binder`] is ever quoted.
-    #[must_use]
-    pub const fn from_bytes(bytes: [u8; 64]) -> Self {
-        Self(bytes)
-    }
-    /// The bytes, for the broker.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 64] {
-        &self.0
-    }
-    /// The SPDM nonce of the GPU with this index.
-    #[must_use]
-    pub fn gpu_nonce(&self, index: u16) -> [u8; 32] {
-        GPU.d32(&[&self.0, &index.to_be_bytes()])
-    }
-    /// The qualifying data of a TPM that is a companion.
-    #[must_use]
-    pub fn tpm_qualifying_data(&self) -> [u8; 32] {
-        TPM.d32(&[&self.0])
-    }
-    /// `B`, with the companion evidence that was made from this core.
-    #[must_use]
-    pub fn binder(&self, companions: &[(&str, &[u8])]) -> ReportData {
-        ReportData(SESSION.d64(&[&self.0, &companion_hash(companions)]))
-    }
-}
-
-impl std::fmt::Debug for SessionCore {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SessionCore")
-    }
-}
-
 /// The report data of a batch of `size` binders with this root ([`crate::merkle`]).
 #[must_use]
 pub fn batch_report_data(size: u64, root: &[u8; 64]) -> ReportData {
@@ -406,31 +312,30 @@ mod tests {
     #[test]
     fn session_binders_are_those_of_the_vectors() {
         for vector in vectors() {
-            let session = &vector["session"];
+            let vector = &vector["session"];
             let context = SessionContext {
                 attester_is_server: true,
                 quic: false,
                 alpn: b"ratls-h2/1",
-                ekm: &[0x55; 32],
+                ekm: &Ekm::new([0x55; 32].into()),
                 client_spki_sha256: &[0x66; 32],
                 server_spki_sha256: &[0x77; 32],
-                client_hello: &bytes(&session["hello_c"]),
-                server_hello: &bytes(&session["hello_s"]),
-                challenge: &bytes(&session["challenge"]),
+                hellos: &session::hello_hash(&bytes(&vector["hello_c"]), &bytes(&vector["hello_s"])),
+                challenge: &bytes(&vector["challenge"]),
                 attester_nonce: &[0xbb; 32],
                 round: 0,
                 previous: None,
                 client_id: "spiffe://example.org/c",
                 server_id: "spiffe://example.org/s",
             };
-            is(&session["ctx"], &context.encode());
+            is(&vector["ctx"], &context.encode());
             let core = context.core();
-            is(&session["K"], &core.0);
-            is(&session["gpu_nonce_0"], &core.gpu_nonce(0));
-            is(&session["tpm_qualifying"], &core.tpm_qualifying_data());
+            is(&vector["K"], core.as_bytes());
+            is(&vector["gpu_nonce_0"], &core.gpu_nonce(0));
+            is(&vector["tpm_qualifying"], &core.tpm_qualifying_data());
             let companions: &[(&str, &[u8])] = &[("wid", b"WID"), ("gpu0", b"GPU")];
-            is(&session["CH"], &companion_hash(companions));
-            is(&session["B"], core.binder(companions).as_bytes());
+            is(&vector["CH"], &companion_hash(companions));
+            is(&vector["B"], core.binder(companions).as_bytes());
         }
     }
 

@@ -5,6 +5,8 @@
 //! no duplicate keys, bounded depth, no trailing bytes, no floats. It borrows
 //! and allocates nothing but the keys of the maps it checks.
 
+use std::cmp::Ordering;
+
 use countersign_evidence::{Finding, Reason};
 
 /// The deepest nesting of arrays, maps and tags.
@@ -110,7 +112,8 @@ pub(crate) fn check<'a>(field: &'static str, bytes: &'a [u8], order: Order) -> R
 }
 
 impl<'a> Reader<'a> {
-    const fn new(bytes: &'a [u8]) -> Self {
+    /// Of bytes that are one checked item.
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
@@ -197,17 +200,23 @@ fn skip(reader: &mut Reader<'_>, order: Order, depth: usize) -> Result<(), Fault
 
 fn skip_map(reader: &mut Reader<'_>, order: Order, depth: usize, count: usize) -> Result<(), Fault> {
     let mut keys = Vec::new();
+    let mut last: Option<&[u8]> = None;
     for _ in 0..count {
         let start = reader.rest;
         skip(reader, order, depth + 1)?;
         let key = start.get(..start.len() - reader.rest.len()).unwrap_or_default();
-        if order == Order::Deterministic && keys.last().is_some_and(|last| *last > key) {
-            return Err(Fault::Unordered);
+        // Heads are shortest, so equal keys are equal bytes. In order they are
+        // neighbours, and nothing need be remembered of a large map.
+        match order {
+            Order::Deterministic => match last.map(|last| last.cmp(key)) {
+                Some(Ordering::Greater) => return Err(Fault::Unordered),
+                Some(Ordering::Equal) => return Err(Fault::Duplicate),
+                _ => last = Some(key),
+            },
+            Order::Any => keys.push(key),
         }
-        keys.push(key);
         skip(reader, order, depth + 1)?;
     }
-    // Heads are shortest, so equal keys are equal bytes.
     keys.sort_unstable();
     if keys.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
         return Err(Fault::Duplicate);

@@ -116,7 +116,7 @@ fn is_companion(label: &str) -> bool {
 }
 
 /// Media type and value of a record that must be there.
-fn content<'a>(
+pub(crate) fn content<'a>(
     record: Option<Record<'a>>,
     label: &str,
     indicator: Option<u32>,

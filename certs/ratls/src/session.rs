@@ -17,17 +17,31 @@
 //!                                                └─ renewal     (a new certificate, either way)
 //! ```
 
-mod action;
-mod endpoint;
+// The wire.
+pub mod collection;
+mod fields;
+pub mod frame;
+pub mod message;
 mod reason;
+
+// The machine.
+mod action;
+mod challenger;
+mod common;
+mod ending;
+mod endpoint;
+mod prover;
+mod renewal;
 mod state;
 mod terms;
 
+pub use countersign_evidence::policy::Level;
+
+pub use crate::binding::Ekm;
 pub use action::{Acceptance, Accepted, Action, Cut, Drain, Proof, QuoteRequest, Quoted, Received};
 pub use endpoint::Endpoint;
 pub use reason::{Ending, WireReason};
 pub use state::{Direction, Phase, State};
 pub use terms::{
-    Channel, Demands, EXPORTER_LABEL, Ekm, Level, Moment, Offer, OnFailure, Party, Random, SecureRandom,
-    Side, Wanted,
+    Channel, Demands, EXPORTER_LABEL, Moment, Offer, OnFailure, Party, Random, SecureRandom, Side, Wanted,
 };

@@ -63,3 +63,13 @@ pub(crate) fn verifies(
         .verify(message, signature)
         .is_ok()
 }
+
+/// Whether `signature` over `message` was made by this key with the one hash
+/// that belongs to its curve, as in TLS 1.3: SHA-256 for P-256, SHA-384 for P-384.
+pub(crate) fn verifies_by_curve(spki: &SubjectPublicKeyInfo<'_>, message: &[u8], signature: &[u8]) -> bool {
+    match PublicKey::of(spki) {
+        Some(PublicKey::P256) => verifies(spki, ECDSA_SHA256, message, signature),
+        Some(PublicKey::P384) => verifies(spki, ECDSA_SHA384, message, signature),
+        _ => false,
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::terms::{Level, Side};
+use countersign_evidence::policy::Level;
+
+use super::terms::Side;
 
 /// Where a hop stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]

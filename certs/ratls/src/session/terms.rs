@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
+use countersign_evidence::policy::Level;
 use countersign_evidence::{Finding, Reason};
-use zeroize::Zeroizing;
 
+use crate::binding::Ekm;
 use crate::spiffe::SpiffeId;
 
 /// The end of the connection that somebody is on.
@@ -35,51 +36,6 @@ impl Side {
     }
 }
 
-/// Level of assurance (3-attestation, section 0).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-pub enum Level {
-    /// An SVID, no evidence.
-    L0,
-    /// An SVID with evidence in the certificate: admission, replayable.
-    L1,
-    /// L1, and evidence that is bound to this very session, in every round.
-    #[default]
-    L2,
-    /// L2, and the platform is on an allow-list.
-    L3,
-}
-
-impl Level {
-    /// As in key 9 of a Hello.
-    #[must_use]
-    pub const fn number(self) -> u64 {
-        match self {
-            Self::L0 => 0,
-            Self::L1 => 1,
-            Self::L2 => 2,
-            Self::L3 => 3,
-        }
-    }
-
-    /// The level with this number.
-    #[must_use]
-    pub const fn from_number(number: u64) -> Option<Self> {
-        match number {
-            0 => Some(Self::L0),
-            1 => Some(Self::L1),
-            2 => Some(Self::L2),
-            3 => Some(Self::L3),
-            _ => None,
-        }
-    }
-
-    /// Whether the level asks for evidence of the session: for challenges.
-    #[must_use]
-    pub const fn needs_session(self) -> bool {
-        matches!(self, Self::L2 | Self::L3)
-    }
-}
-
 /// A point in time, told by the two clocks that matter here.
 ///
 /// Timers run on the monotonic clock, so that whoever sets the wall clock back
@@ -93,30 +49,9 @@ pub struct Moment {
     pub unix: u64,
 }
 
-/// The exported keying material of a TLS session: zeroized, never shown.
-pub struct Ekm(Zeroizing<[u8; 32]>);
-
 /// The label of the exporter; its context is empty and its length 32
 /// (3-attestation, section 2.2).
 pub const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL-ratls-mesh-v1";
-
-impl Ekm {
-    /// From what the exporter gave.
-    #[must_use]
-    pub fn new(exported: Zeroizing<[u8; 32]>) -> Self {
-        Self(exported)
-    }
-
-    pub(crate) fn expose(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Ekm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Ekm")
-    }
-}
 
 /// One end of a hop, as its certificate names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,11 +104,15 @@ impl Wanted {
         self.0 & other.0 == other.0
     }
 
-    pub(super) const fn bits(self) -> u64 {
+    /// As in a Challenge.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
         self.0
     }
 
-    pub(super) const fn from_bits(bits: u64) -> Self {
+    /// From a Challenge. Bits that are not known are kept.
+    #[must_use]
+    pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 }
@@ -217,7 +156,7 @@ pub struct Demands {
 impl Default for Demands {
     fn default() -> Self {
         Self {
-            level: Level::default(),
+            level: Level::L2,
             accepted: Vec::new(),
             wanted: Wanted::CPU,
             policy_id: [0; 32],
