@@ -152,8 +152,11 @@ impl Driver {
             }
             Heard::InUse(generation) => {
                 let cut = Arc::clone(&self.cuts.borrow());
-                if cut.snapshot.generation() == generation {
-                    self.shared.metrics.converged(cut.at.elapsed().as_secs_f64());
+                if cut.snapshot.generation() == generation
+                    && let Some((name, _)) = &self.entry
+                    && let Some(took) = self.shared.proxies.converged(name, generation, cut.at)
+                {
+                    self.shared.metrics.converged(took);
                 }
             }
         }

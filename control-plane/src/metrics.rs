@@ -1,6 +1,8 @@
 //! Metrics. Names and labels are constants; labels are always present; what is
 //! labelled comes from closed lists.
 
+use std::time::Duration;
+
 use countersign_evidence::Reason;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -82,8 +84,8 @@ impl Metrics {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
     }
 
-    pub(crate) fn converged(&self, seconds: f64) {
-        self.convergence.observe(seconds);
+    pub(crate) fn converged(&self, took: Duration) {
+        self.convergence.observe(took.as_secs_f64());
     }
 
     pub(crate) fn issuance(&self, refused: Option<Reason>) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use countersign_ratls::Admission;
 use countersign_wire::server::{Peer, Status};
@@ -30,6 +31,10 @@ pub(crate) struct Record {
     pub(crate) address: SocketAddr,
     pub(crate) status: Status,
     pub(crate) last_seen: u64,
+    /// When it was first seen, by the clock of durations.
+    since: Instant,
+    /// The last generation that it came to use, or had when it was first seen.
+    converged: u64,
 }
 
 /// All proxies.
@@ -148,8 +153,20 @@ impl Proxies {
         }
         inner.connections += 1;
         let connection = inner.connections;
+        let known = inner.records.get(&name).map(|record| (record.since, record.converged));
+        let (since, converged) = known.unwrap_or_else(|| (Instant::now(), peer.generation));
         let status = Status::default();
-        let record = Record { connection, connected: true, peer, admission, address, status, last_seen: now };
+        let record = Record {
+            connection,
+            connected: true,
+            peer,
+            admission,
+            address,
+            status,
+            last_seen: now,
+            since,
+            converged,
+        };
         inner.records.insert(name.clone(), record);
         Some((name, connection))
     }
@@ -160,6 +177,17 @@ impl Proxies {
             record.status.clone_from(status);
             record.last_seen = now;
         }
+    }
+
+    /// A proxy uses `generation`, which was published at `published`. How long that
+    /// took it, in all, the first time that it says so: it repeats itself with
+    /// every other news, and over another connection.
+    pub(crate) fn converged(&self, name: &Name, generation: u64, published: Instant) -> Option<Duration> {
+        let mut inner = self.lock();
+        let record = inner.records.get_mut(name).filter(|record| record.converged < generation)?;
+        record.converged = generation;
+        // Nobody waited for a proxy that was not there yet.
+        Some(published.max(record.since).elapsed())
     }
 
     /// A connection ended.

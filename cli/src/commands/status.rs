@@ -102,10 +102,10 @@ fn row(proxy: &proto::ProxyStatus, now: u64) -> Vec<String> {
     } else {
         format!("{}, away ({})", proxy.state, distance(now, proxy.last_seen))
     };
-    let generation = if proxy.generation_in_use == proxy.generation_sent {
-        proxy.generation_in_use.to_string()
-    } else {
-        format!("{} of {}", proxy.generation_in_use, proxy.generation_sent)
+    let generation = match (proxy.generation_in_use, proxy.generation_sent) {
+        (0, _) => "none yet".to_owned(),
+        (used, sent) if used == sent => used.to_string(),
+        (used, sent) => format!("{used} of {sent}"),
     };
     let tee = if proxy.emulated { format!("{} EMULATED", proxy.tee) } else { proxy.tee.clone() };
     let expires =

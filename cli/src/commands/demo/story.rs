@@ -21,6 +21,8 @@ use crate::output::{BAD, DIM, Format, GOOD, NAME, NOTE, clean, paint};
 
 /// How long anything of the demonstration may take.
 const LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks at what the control plane knows.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Where the control plane writes the operator's context, below the directory.
 pub(super) const CONTEXT: &str = "control-plane/operator.yaml";
 
@@ -58,7 +60,14 @@ pub(super) async fn tell(
     write(dir, "bundle.json", &context.bundle().to_json())?;
     let mut client = Client::connect(&context, TIMEOUT).await?;
     stage.say(format!("control plane on {}, ready", context.server()));
-    stage.event("controlPlaneReady", json!({ "server": context.server() }));
+    let proved = client.peer.claims.as_ref().map(|claims| claims.tee.name());
+    if let Some(tee) = proved {
+        let emulated = paint(NOTE, " EMULATED");
+        stage.say(format!(
+            "it proved itself to this terminal: {tee}{emulated} evidence, as proxies demand it"
+        ));
+    }
+    stage.event("controlPlaneReady", json!({ "server": context.server(), "proved": proved }));
 
     stage.chapter("The operator applies identities, attestation policies, reference values");
     let mesh = files::mesh(&roots.0, &roots.1, &ports);
@@ -186,17 +195,29 @@ async fn apply(client: &mut Client, files: &[(&str, &str)]) -> Result<proto::App
     if errors.is_empty() { Ok(response) } else { Err(Failure::Problems(errors, sources)) }
 }
 
-/// What each proxy proved to the control plane.
+/// What each proxy proved to the control plane. A proxy is ready a moment before
+/// the control plane has heard what it uses.
 async fn who_is_there(client: &mut Client, stage: &mut Stage<'_>) -> Result<()> {
-    let status = client.status().await?;
+    let deadline = Instant::now() + LIMIT;
+    let status = loop {
+        let status = client.status().await?;
+        let heard = status.proxies.iter().all(|proxy| proxy.generation_in_use > 0);
+        if heard || Instant::now() > deadline {
+            break status;
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
     for proxy in &status.proxies {
         let emulated = if proxy.emulated { paint(NOTE, " EMULATED") } else { String::new() };
         stage.say(format!(
-            "{} is {}: {}{emulated} evidence appraised, generation {} in use",
+            "{} is {}: {}{emulated} evidence appraised, {}",
             clean(&proxy.name),
             paint(NAME, &proxy.spiffe_id),
             clean(&proxy.tee),
-            proxy.generation_in_use
+            match proxy.generation_in_use {
+                0 => "no configuration in use yet".to_owned(),
+                generation => format!("generation {generation} in use"),
+            }
         ));
         stage.event(
             "proxy",
