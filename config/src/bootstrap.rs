@@ -146,6 +146,8 @@ pub struct ControlPlaneBootstrap {
     pub attester: AttesterChoice,
     /// Directory with vendor collateral; read again when it changes.
     pub collateral_dir: PathBuf,
+    /// The file by which operators judge it, which was read; `None` for one of its own.
+    pub attestation: Option<PathBuf>,
     /// Localhost only. Default 127.0.0.1:15010.
     pub admin: SocketAddr,
     /// Default 0.0.0.0:15014.
@@ -239,7 +241,14 @@ impl ControlPlaneBootstrap {
         let file = open::<ControlPlaneBootstrapSpec>(path, schema::CONTROL_PLANE_BOOTSTRAP, |s, report| {
             s.check(report);
         })?;
-        let (spec, source) = (file.spec, file.source);
+        let (spec, mut source) = (file.spec, file.source);
+        let attestation = spec.attestation.map(|file| {
+            source.attestation(&file, &Path::default().key("spec").key("attestation"));
+            source.resolve(&file)
+        });
+        if !source.problems.is_empty() {
+            return Err(source.problems);
+        }
         let trust_domain = spec.trust_domain.0;
         let id = match spec.id {
             Some(id) => id.0,
@@ -256,6 +265,7 @@ impl ControlPlaneBootstrap {
             state_dir: source.resolve(&spec.state_dir),
             attester: source.attester(spec.attester),
             collateral_dir: source.resolve(&spec.collateral_dir),
+            attestation,
             admin: spec.admin.0,
             metrics: spec.metrics.0,
             readiness: spec.readiness.0,

@@ -95,14 +95,18 @@ fn snapshot_key(directory: &Path) -> Result<SnapshotKey, Error> {
     }
 }
 
+/// How operators reach the control plane, and how they judge it.
+pub(crate) struct Ours<'a> {
+    pub(crate) server: &'a str,
+    pub(crate) id: &'a SpiffeId,
+    /// The policy, with its reference values.
+    pub(crate) attestation: &'a Path,
+    /// The directory of the vendor collateral.
+    pub(crate) collateral: &'a Path,
+}
+
 /// Writes what proxies and operators start from.
-pub(crate) fn hand_out(
-    keys: &Keys,
-    directory: &Path,
-    server: &str,
-    control_plane: &SpiffeId,
-    now: UnixTime,
-) -> Result<(), Error> {
+pub(crate) fn hand_out(keys: &Keys, directory: &Path, ours: &Ours<'_>, now: UnixTime) -> Result<(), Error> {
     let bundle = keys.bundle.to_json();
     let path = directory.join(BUNDLE);
     write(&path, 0o644, bundle.as_bytes())?;
@@ -115,10 +119,12 @@ pub(crate) fn hand_out(
     let chain: String = keys.authority.issue(&leaf, now)?.iter().map(to_pem).collect();
     let mut text = zeroize::Zeroizing::new(format!(
         "apiVersion: countersign.dev/v1alpha1\nkind: OperatorContext\nserver: {}\ntrustDomain: {}\n\
-         controlPlaneId: {}\nbundle: {}\ncertificate: |\n{}",
-        quoted(server),
+         controlPlaneId: {}\nattestation: {}\ncollateral: [{}]\nbundle: {}\ncertificate: |\n{}",
+        quoted(ours.server),
         quoted(keys.bundle.trust_domain.as_str()),
-        quoted(control_plane.as_str()),
+        quoted(ours.id.as_str()),
+        quoted(&named_from(directory, ours.attestation)?),
+        quoted(&named_from(directory, ours.collateral)?),
         quoted(&bundle),
         indented(&chain),
     ));
@@ -128,6 +134,16 @@ pub(crate) fn hand_out(
     write(&path, 0o600, text.as_bytes())?;
     tracing::info!(path = %path.display(), id = %id, "wrote the operator's context for the CLI");
     Ok(())
+}
+
+/// A path as a file in `directory` names it: a file beside it by its name, so that
+/// both can be copied together.
+fn named_from(directory: &Path, path: &Path) -> Result<String, Error> {
+    let named = match path.strip_prefix(directory) {
+        Ok(beside) => beside.to_owned(),
+        Err(_) => std::path::absolute(path).map_err(Error::io(format!("find {}", path.display())))?,
+    };
+    named.into_os_string().into_string().map_err(|_| Error::state(path, "its path is not UTF-8"))
 }
 
 /// The leaf's serial number in hexadecimal and its notAfter.

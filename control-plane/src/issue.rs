@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use countersign_attester::Attester;
 use countersign_config::View;
 use countersign_evidence::{Claims, Denial, Finding, Fingerprint, Reason};
 use countersign_ratls::SpiffeId;
@@ -40,6 +41,23 @@ pub(crate) struct Issuer {
     pub(crate) throttle: Throttle,
 }
 
+/// What is written down of the machine that an identity is issued to.
+struct Machine<'a> {
+    tee: &'static str,
+    emulated: bool,
+    claims: Option<&'a Claims>,
+}
+
+impl<'a> Machine<'a> {
+    fn of(claims: &'a Claims) -> Self {
+        Self { tee: claims.tee.name(), emulated: claims.emulated, claims: Some(claims) }
+    }
+
+    fn platform(&self) -> String {
+        self.claims.and_then(Claims::platform).map_or_else(String::new, |platform| platform.to_string())
+    }
+}
+
 impl Issuer {
     pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.cuts.borrow().view)
@@ -64,7 +82,7 @@ impl Issuer {
         not_reserved(&id)?;
         same_as_before(caller, &id)?;
         let policy = verdict.policy.to_string();
-        self.sign(&request, &id, view.svid_lifetime(), Some(&claims), workload, policy)
+        self.sign(&request, &id, view.svid_lifetime(), &Machine::of(&claims), workload, policy)
     }
 
     /// Our own certificate. Who runs us on which machine is for proxies to judge.
@@ -72,13 +90,19 @@ impl Issuer {
         &self,
         request: &AttestedRequest,
         id: &SpiffeId,
+        attester: &dyn Attester,
     ) -> Result<Vec<CertificateDer<'static>>, Denial> {
         let view = self.view();
         let claims = view.verify_conveyed(&request.evidence, self.clock.now());
         let claims = claims.inspect_err(|denial| {
             tracing::info!(%denial, "our own view does not verify our own evidence; proxies judge it by theirs");
         });
-        self.sign(request, id, view.svid_lifetime(), claims.ok().as_ref(), "", "our own".to_owned())
+        let machine = match &claims {
+            Ok(claims) => Machine::of(claims),
+            // Unverified, it is still our own device that says what it is.
+            Err(_) => Machine { tee: attester.tee().name(), emulated: attester.emulated(), claims: None },
+        };
+        self.sign(request, id, view.svid_lifetime(), &machine, "", "our own".to_owned())
     }
 
     fn sign(
@@ -86,7 +110,7 @@ impl Issuer {
         request: &AttestedRequest,
         id: &SpiffeId,
         lifetime: u64,
-        claims: Option<&Arc<Claims>>,
+        machine: Machine<'_>,
         workload: &str,
         policy: String,
     ) -> Result<Vec<CertificateDer<'static>>, Denial> {
@@ -103,9 +127,9 @@ impl Issuer {
             fingerprint: Fingerprint::of(leaf).to_string(),
             id: id.to_string(),
             workload: workload.to_owned(),
-            tee: claims.map_or("", |claims| claims.tee.name()).to_owned(),
-            emulated: claims.is_some_and(|claims| claims.emulated),
-            platform: claims.and_then(|claims| claims.platform()).map_or_else(String::new, |p| p.to_string()),
+            tee: machine.tee.to_owned(),
+            emulated: machine.emulated,
+            platform: machine.platform(),
             policy,
             issued: now.as_secs(),
             not_after,

@@ -37,6 +37,7 @@ mod issue;
 mod mesh;
 mod operator;
 mod own;
+mod pin;
 mod serve;
 
 mod admin;
@@ -52,4 +53,5 @@ pub use clock::Clock;
 pub use error::Error;
 pub use keep::Issued;
 pub use own::open_attester;
+pub use pin::ATTESTATION;
 pub use plane::{Addresses, Bound, Handle, Options, build};

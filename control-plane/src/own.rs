@@ -1,7 +1,7 @@
 //! Our own identity: an SVID with our own evidence, by the same attested request
 //! that workloads make, renewed at half life.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::issue::Issuer;
 use crate::metrics::Metrics;
+use crate::pin;
 use crate::ready::{IDENTITY, Ready};
 
 /// Opens the attester that the bootstrap file names. The log of runtime events
@@ -62,6 +63,8 @@ pub(crate) struct Own {
 pub(crate) struct Renewer {
     pub(crate) id: SpiffeId,
     pub(crate) attester: Arc<dyn Attester>,
+    /// Where the policy by which operators judge us belongs, if we write it.
+    pub(crate) pinned: Option<PathBuf>,
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) judge: Arc<dyn Judge>,
     pub(crate) clock: Clock,
@@ -88,8 +91,12 @@ impl Renewer {
             let (expected, presented) = ("the challenge that we gave", "another");
             return Err(Finding::new(Reason::BindingMismatch, "challenge", expected, presented).into());
         }
-        let chain = self.issuer.issue_to_ourselves(&request, &self.id)?;
+        let chain = self.issuer.issue_to_ourselves(&request, &self.id, &*self.attester)?;
         let identity = Identity::new(chain, &key)?;
+        // Before anybody can connect, who then finds by what to judge us.
+        if let Some(path) = &self.pinned {
+            pin::pin(path, &request.evidence, self.attester.emulated())?;
+        }
         let clock = self.clock.provider();
         let profile = Profile { alpn: vec![ALPN.to_vec()], require_pq: false, clock };
         let acceptor = Acceptor::new(&identity, Arc::clone(&self.judge), &profile)?;

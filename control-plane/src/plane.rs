@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::admit::Admission;
-use crate::authority::{self, Keys};
+use crate::authority::{self, Keys, Ours};
 use crate::caller::Doorkeeper;
 use crate::clock::Clock;
 use crate::collateral::Directory;
@@ -31,6 +31,7 @@ use crate::mesh::{self, MeshService};
 use crate::metrics::Metrics;
 use crate::operator::{self, OperatorService};
 use crate::own::{self, Own, Renewer};
+use crate::pin::ATTESTATION;
 use crate::ready::{AUTHORITY, PROCESS, Ready, SNAPSHOT};
 use crate::resources::{PREFIX, Resources};
 use crate::status::Proxies;
@@ -190,14 +191,23 @@ impl Parts {
             throttle: Throttle::default(),
         });
         let judge = Arc::new(Doorkeeper { bundle: keys.bundle.clone(), cuts: seen.clone() });
+        let pinned = config.attestation.is_none().then(|| state.join(ATTESTATION));
+        let attestation = config.attestation.clone().unwrap_or_else(|| state.join(ATTESTATION));
         let renewer = Arc::new(Renewer {
             id: config.id.clone(),
             attester,
+            pinned,
             issuer: Arc::clone(&issuer),
             judge,
             clock: clock.clone(),
         });
-        authority::hand_out(&keys, state, &reachable(server), &config.id, clock.now())?;
+        let ours = Ours {
+            server: &reachable(server),
+            id: &config.id,
+            attestation: &attestation,
+            collateral: &config.collateral_dir,
+        };
+        authority::hand_out(&keys, state, &ours, clock.now())?;
         let admission = Admission::new(config.trust_domain.clone(), store, Arc::clone(&resources));
         let operator = Arc::new(operator::Shared {
             admission: Arc::new(admission),

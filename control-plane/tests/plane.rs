@@ -390,6 +390,15 @@ fn the_program_says_where_things_are_and_stops_when_it_is_told() {
     assert!(child.wait().unwrap().success());
 }
 
+#[test]
+fn a_log_that_is_no_terminal_has_no_colours() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_countersign-control-plane"));
+    let output = program.args(["--config", "/nowhere.yaml"]).env_remove("NO_COLOR").output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(log.contains("ERROR ") && !log.contains('\u{1b}'), "{log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_names_what_decides() {
     let world = World::new();
@@ -438,6 +447,83 @@ async fn files_ports_and_evidence_are_as_promised() {
         assert!(plane.http(ports.admin, &raise).await.starts_with("HTTP/1.1 4"), "{foreign}");
     }
     assert!(plane.http(ports.admin, "POST /quitquitquit").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_first_issuance_is_that_of_an_emulated_machine() {
+    let world = World::new();
+    let plane = world.start().await;
+    // Whoever is let in finds that we have an identity. No policy names the emulated root yet.
+    plane.bootstrap().await;
+    let issued = plane.http(plane.addresses.admin, "GET /issued").await;
+    let issued: serde_json::Value = serde_json::from_str(issued.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let own = &issued["issued"][0];
+    assert_eq!((&own["policy"], &own["tee"]), (&"our own".into(), &"tdx".into()));
+    assert_eq!(own["emulated"], true);
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_context_names_the_policy_by_which_we_are_judged() {
+    let world = World::new();
+    let plane = world.start().await;
+    plane.bootstrap().await;
+    let context = std::fs::read_to_string(world.state().join("operator.yaml")).unwrap();
+    let context: serde_json::Value = serde_saphyr::from_str(&context).unwrap();
+    // Beside the context, so that both can be copied together.
+    assert_eq!(context["attestation"], "control-plane-attestation.yaml");
+    assert_eq!(context["collateral"][0], world.directory.path().join("collateral").to_str().unwrap());
+    let policy = world.state().join("control-plane-attestation.yaml");
+    let text = std::fs::read_to_string(&policy).unwrap();
+    assert!(
+        text.contains(&world.vendor.intel_root().to_string()) && text.contains(&"d0".repeat(48)),
+        "{text}"
+    );
+    plane.stop().await;
+}
+
+/// How many convergences are counted.
+async fn convergences(plane: &Plane) -> u64 {
+    let metrics = plane.http(plane.addresses.metrics, "GET /metrics").await;
+    let count = metrics.lines().find_map(|line| line.strip_prefix("mesh_cp_convergence_seconds_count "));
+    count.unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn convergence_counts_once_for_each_proxy_and_generation() {
+    let world = World::new();
+    let plane = world.start().await;
+    plane.apply(&world.resources()).await;
+    let identity = plane.enrol(&*guest(&world), "demo/client").await.unwrap();
+    let mut sidecar = proxy(&plane, &identity, None).await;
+    let first = sidecar.next().await.unwrap();
+    sidecar.ack(&[]).await;
+    // It says so again whenever something else of it changes.
+    for hops in 0..5 {
+        sidecar.in_use_with(first.generation(), hops).await;
+    }
+    let second = plane.apply(&reference_values("d0").replace("guest", "guest, reviewed")).await;
+    // What it said before was heard before it answers this.
+    sidecar.next().await.unwrap();
+    sidecar.ack(&[]).await;
+    plane.apply(&reference_values("d0")).await;
+    sidecar.next().await.unwrap();
+    assert_eq!(convergences(&plane).await, 1);
+
+    // It skipped the second and uses the third; then it comes back and says the same.
+    sidecar.ack(&[]).await;
+    let third = sidecar.subscription.current().unwrap().clone();
+    assert!(third.generation() > second);
+    sidecar.in_use(third.generation()).await;
+    drop(sidecar);
+    let mut sidecar = proxy(&plane, &identity, Some(third.clone())).await;
+    sidecar.next().await.unwrap();
+    sidecar.ack(&[]).await;
+    sidecar.in_use(third.generation()).await;
+    plane.apply(&reference_values("d0").replace("guest", "guest, twice")).await;
+    sidecar.next().await.unwrap();
+    assert_eq!(convergences(&plane).await, 2);
+    plane.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,5 @@
 //! The real control plane, and its real clients.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,6 +64,7 @@ impl Plane {
             state_dir: state.to_owned(),
             attester: AttesterChoice::Device,
             collateral_dir: collateral.to_owned(),
+            attestation: None,
             admin: any,
             metrics: any,
             readiness: any,
@@ -130,9 +130,9 @@ impl Plane {
     #[must_use]
     pub fn operator_identity(&self) -> Identity {
         let text = std::fs::read_to_string(self.context()).unwrap();
-        let context: BTreeMap<String, String> = serde_saphyr::from_str(&text).unwrap();
-        let chain = CertificateDer::pem_slice_iter(context["certificate"].as_bytes());
-        let key = PrivateKey::from_pem(&context["key"]).unwrap();
+        let context: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        let chain = CertificateDer::pem_slice_iter(context["certificate"].as_str().unwrap().as_bytes());
+        let key = PrivateKey::from_pem(context["key"].as_str().unwrap()).unwrap();
         Identity::new(chain.map(Result::unwrap).collect(), &key).unwrap()
     }
 

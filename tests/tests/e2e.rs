@@ -60,8 +60,9 @@ async fn the_demonstration_shows_mutual_attestation_a_cut_and_the_explanation() 
     let positions: Vec<_> = order.iter().map(|name| position(name)).collect();
     assert!(positions.is_sorted(), "{said}");
     assert_eq!(events[position("vendor")]["emulated"], true);
+    assert_eq!(events[position("controlPlaneReady")]["proved"], "tdx");
 
-    // Both machines, of both vendors, and what they are admitted as.
+    // Both machines, of both vendors, and what they are admitted as. They are ready, so they use something.
     let proxies: Vec<&Value> = events.iter().filter(|e| e["event"] == "proxy").collect();
     let mut tees: Vec<_> = proxies.iter().map(|p| p["tee"].as_str().unwrap()).collect();
     tees.sort_unstable();
@@ -70,6 +71,10 @@ async fn the_demonstration_shows_mutual_attestation_a_cut_and_the_explanation() 
         proxies
             .iter()
             .all(|p| p["emulated"] == true && p["spiffeId"].as_str().unwrap().starts_with("spiffe://"))
+    );
+    assert!(
+        proxies.iter().all(|p| p["generation"] == events[position("applied")]["generation"]),
+        "{proxies:?}"
     );
 
     // Before the cut everything holds; after it one step does not, and says which field of which policy.
@@ -93,6 +98,30 @@ async fn the_demonstration_shows_mutual_attestation_a_cut_and_the_explanation() 
     // Its files hold keys: they are for their owner alone.
     use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(directory.metadata().unwrap().permissions().mode() & 0o077, 0);
+}
+
+/// The CLI judges the control plane's evidence by the policy that the context names.
+async fn a_control_plane_that_is_not_as_approved_is_refused(directory: &str) {
+    let context = format!("{directory}/control-plane/operator.yaml");
+    let policy = format!("{directory}/control-plane-policy.yaml");
+    let status = async || {
+        let output = Command::new(program("countersign"))
+            .args(["status", "-v", "--context", &context])
+            .stdin(Stdio::null())
+            .output();
+        let output = output.await.unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let (code, said) = status().await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("MRTD") && said.contains(&"c0".repeat(48)), "{said}");
+    let approved = std::fs::read_to_string(&policy).unwrap();
+    std::fs::write(&policy, approved.replace(&"c0".repeat(48), &"ee".repeat(48))).unwrap();
+    let (code, said) = status().await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("measurement-mismatch"), "{said}");
+    std::fs::write(&policy, approved).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,6 +149,7 @@ async fn an_interrupted_demonstration_leaves_no_process_behind() {
     };
     tokio::time::timeout(LIMIT, answered).await.unwrap();
     assert!(processes_in(&named).len() >= 4, "{:?}", processes_in(&named));
+    a_control_plane_that_is_not_as_approved_is_refused(&named).await;
     let id = running.id().unwrap().to_string();
     assert!(Command::new("kill").args(["-INT", &id]).status().await.unwrap().success());
     let status = tokio::time::timeout(LIMIT, running.wait()).await.unwrap().unwrap();

@@ -188,6 +188,11 @@ pub struct ControlPlaneBootstrapSpec {
     pub attester: Attester,
     /// The directory of the vendor collateral; read again when it changes.
     pub collateral_dir: FilePath,
+    /// A file with the AttestationPolicy, and ReferenceValues, by which the CLI judges
+    /// it: `operator.yaml` names it. Left out: `control-plane-attestation.yaml` in
+    /// `stateDir`, which the first start writes from its own evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<FilePath>,
     /// The port for administrators, on a loopback address.
     #[serde(default = "control_plane_admin")]
     pub admin: Socket,

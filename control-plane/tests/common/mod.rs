@@ -113,6 +113,7 @@ impl World {
             state_dir: self.state(),
             attester: AttesterChoice::Device,
             collateral_dir: self.directory.path().join("collateral"),
+            attestation: None,
             admin: any,
             metrics: any,
             readiness: any,
@@ -256,10 +257,10 @@ pub(crate) async fn enrol(
 /// The operator's identity from `operator.yaml`, read as the CLI does.
 pub(crate) fn operator_identity(state: &Path) -> Identity {
     let text = std::fs::read_to_string(state.join("operator.yaml")).unwrap();
-    let context: std::collections::BTreeMap<String, String> = serde_saphyr::from_str(&text).unwrap();
-    let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(context["certificate"].as_bytes()).map(Result::unwrap).collect();
-    Identity::new(chain, &PrivateKey::from_pem(&context["key"]).unwrap()).unwrap()
+    let context: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    let chain = CertificateDer::pem_slice_iter(context["certificate"].as_str().unwrap().as_bytes());
+    let key = PrivateKey::from_pem(context["key"].as_str().unwrap()).unwrap();
+    Identity::new(chain.map(Result::unwrap).collect(), &key).unwrap()
 }
 
 /// A proxy's end of the delta stream.
@@ -303,6 +304,10 @@ impl Proxy {
     }
 
     pub(crate) async fn in_use(&self, generation: u64) {
-        self.sent.send(Subscription::in_use(generation, 1, 0)).await.unwrap();
+        self.in_use_with(generation, 1).await;
+    }
+
+    pub(crate) async fn in_use_with(&self, generation: u64, hops: u64) {
+        self.sent.send(Subscription::in_use(generation, hops, 0)).await.unwrap();
     }
 }

@@ -71,6 +71,7 @@ spec:
   listen: {}
   stateDir: control-plane
   collateralDir: vendor/collateral
+  attestation: control-plane-policy.yaml
   attester:
     emulated:
       vendor: vendor
