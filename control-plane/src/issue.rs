@@ -110,7 +110,7 @@ impl Issuer {
         request: &AttestedRequest,
         id: &SpiffeId,
         lifetime: u64,
-        machine: Machine<'_>,
+        machine: &Machine<'_>,
         workload: &str,
         policy: String,
     ) -> Result<Vec<CertificateDer<'static>>, Denial> {
