@@ -8,6 +8,7 @@ use std::path::Path;
 use countersign_attester::Attester;
 use countersign_attester::emulated::{SgxSpec, SnpSpec, TdxSpec};
 use countersign_evidence::Evidence;
+use countersign_evidence::event_log::native::Record;
 use countersign_fuzz::{TRUST_DOMAIN, VENDOR, now};
 use countersign_ratls::ca::Leaf;
 use countersign_ratls::csr::{AttestedRequest, Pending};
@@ -56,6 +57,7 @@ fn write() -> Outcome {
     for (name, authority) in [("name", "ledger.payments:8080"), ("ipv4", "10.0.0.1:1"), ("ipv6", "[::1]:65535")] {
         seed("authority", name, authority.as_bytes())?;
     }
+    event_logs()?;
     seed("cmw", "json", br#"{"__cmwc_t":"tag:x","a":["application/x","AQID",4]}"#)?;
     let mut entries = Entries::new();
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
@@ -90,6 +92,26 @@ fn attested(name: &str, machine: &dyn Attester, authority: &Authority) -> Outcom
         seed("certificate", name, &certificate)?;
     }
     Ok(())
+}
+
+fn event_logs() -> Outcome {
+    let machine = VENDOR.tdx(TdxSpec::default())?;
+    for content in ["/usr/bin/ledger", "", "7"] {
+        machine.extend(&Record::new("exec", content.as_bytes())?)?;
+    }
+    let log = machine.evidence(&[0; 64])?.event_log.ok_or("no log")?;
+    seed("event_log", "runtime", &log.record(0).ok_or("no entries")?)?;
+    let item = r#"[{"imr":3,"event_type":134217729,"digest":"","event":"app-id","event_payload":"01"}]"#;
+    seed("event_log", "dstack", item.as_bytes())?;
+    let mut ccel = vec![1, 0, 0, 0, 3, 0, 0, 0];
+    ccel.extend([0; 20]);
+    ccel.extend([33, 0, 0, 0]);
+    ccel.extend(b"Spec ID Event03\0");
+    ccel.extend([0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0c, 0, 48, 0, 0]);
+    ccel.extend([4, 0, 0, 0, 6, 0, 0, 0, 1, 0, 0, 0, 0x0c, 0]);
+    ccel.extend([7; 48]);
+    ccel.extend([1, 0, 0, 0, b'x']);
+    seed("event_log", "ccel", &ccel)
 }
 
 fn messages(bundle: Bundle) -> Outcome {

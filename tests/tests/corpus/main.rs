@@ -21,6 +21,7 @@ mod amd;
 mod appraisals;
 mod cmw;
 mod der;
+mod event_logs;
 mod intel;
 mod intel_collateral;
 mod intel_fields;
@@ -56,6 +57,9 @@ fn suite(kind: &str) -> Option<Suite> {
         "cmw-x509-extension" => cmw::extension,
         "x509-svid" => spiffe::svid,
         "negative-x509-svid" => spiffe::negative_svid,
+        "ccel-event-log" | "negative-ccel-event-log" => event_logs::ccel,
+        "dstack-quote-report" => event_logs::dstack,
+        "tcg-event-log" => event_logs::tcg_log,
         "spiffe-bundle" => spiffe::bundle,
         "negative-spiffe-bundle" => spiffe::negative_bundle,
         _ => return None,

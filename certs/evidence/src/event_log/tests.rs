@@ -320,3 +320,39 @@ fn an_unknown_form_is_named() {
     assert_eq!(finding.reason, Reason::UnsupportedFormat);
     assert!(finding.presented.contains("\\u{1b}"), "{finding}");
 }
+
+#[test]
+fn no_changed_byte_makes_a_log_say_something_else() {
+    let native = array(&three());
+    let mut rtmr = measured(&[A, B, C]);
+    let mut dstack_rtmr = ZERO;
+    extend(&mut dstack_rtmr[3], &dstack_digest("app-id", b"\x01"));
+    let json = r#"[{"imr":3,"event_type":134217729,"digest":"","event":"app-id","event_payload":"01"}]"#;
+    let firmware = ccel(&[(1, 4, b"a"), (4, 6, b"c")]);
+    let mut ccel_rtmr = ZERO;
+    extend(&mut ccel_rtmr[0], &sha384(&[b"a"]));
+    extend(&mut ccel_rtmr[3], &sha384(&[b"c"]));
+    rtmr[0] = [9; 48];
+    for (form, log, rtmr) in [
+        (media_type::RUNTIME, native.as_slice(), &rtmr),
+        (media_type::DSTACK, json.as_bytes(), &dstack_rtmr),
+        (media_type::CCEL, &firmware, &ccel_rtmr),
+    ] {
+        let run = |log: &[u8]| replay(form, log, rtmr, &RegisterState::default());
+        let honest = run(log).unwrap();
+        let mut changed = log.to_vec();
+        for at in 0..log.len() {
+            for mask in [0x01, 0x20, 0x80, 0xff] {
+                changed[at] ^= mask;
+                if let Ok(state) = run(&changed) {
+                    // Of a firmware's events the type is not measured.
+                    let digests = |s: &RegisterState| s.events().iter().map(|e| e.digest).collect::<Vec<_>>();
+                    assert_eq!(digests(&state), digests(&honest), "{form} {at} {mask:#x}");
+                    assert!(form == media_type::CCEL || state == honest, "{form} {at} {mask:#x}");
+                }
+                changed[at] ^= mask;
+            }
+            let _ = run(&log[..at]);
+        }
+    }
+}
