@@ -14,7 +14,8 @@
 //! key, session -> Quoter -> Schedule -> Source: the local device, or the broker
 //! ```
 
-// What is quoted, and by whom.
+// What is quoted and measured, and by whom.
+mod event;
 mod source;
 mod subject;
 
@@ -30,6 +31,7 @@ mod stats;
 pub mod broker;
 
 pub use error::{QuoteError, SourceError};
+pub use event::{Event, Measuring, Moving};
 pub use quoter::{Proof, Quoted, Quoter, QuotingTask};
 pub use schedule::{Class, Options, Refused, Schedule, Step, Ticket, Urgency};
 pub use source::{Local, Platform, Quoting, Source};

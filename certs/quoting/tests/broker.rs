@@ -18,9 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_attester::Produced;
+use countersign_attester::emulated::{EmulatedTdx, TdxSpec, Vendor};
+use countersign_evidence::event_log::replay;
 use countersign_evidence::evidence::media_type;
-use countersign_quoting::broker::{Access, Client, Code, Limits, Request, Response, Server, Socket};
-use countersign_quoting::{Local, Options, QuoteError, Quoter, Source, SourceError, Subject, Urgency};
+use countersign_evidence::intel::QuoteBody;
+use countersign_evidence::{Evidence, RegisterState, UnixTime};
+use countersign_quoting::broker::{Access, Client, Code, Limits, Request, Response, Server, Socket, Who};
+use countersign_quoting::{Event, Local, Options, QuoteError, Quoter, Source, SourceError, Subject, Urgency};
 use countersign_ratls::binding::key_report_data;
 use support::{Act, Device, Driver, check, context, core, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -359,4 +363,82 @@ async fn evidence_over_other_data_is_not_taken() {
     };
     let ((), error) = tokio::join!(impostor, honest);
     assert!(error.contains("evidence over other data"), "{error}");
+}
+
+fn tdx() -> Arc<EmulatedTdx> {
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000));
+    Vendor::generate(now, LONG).unwrap().tdx(TdxSpec::default()).unwrap()
+}
+
+fn event(content: &str) -> Event {
+    Event::new("exec", content).unwrap()
+}
+
+#[tokio::test]
+async fn events_are_measured_and_whoever_watches_learns_of_them() {
+    let machine = tdx();
+    let broker = Broker::over(Arc::new(Local::new(machine))).await;
+    let client = Client::open(&broker.path()).await.unwrap();
+    assert!(client.platform().event_log);
+    let mut watching = client.moved(0);
+    assert_eq!(Client::measure(&broker.path(), event("/bin/a")).await.unwrap(), 1);
+    assert_eq!(timeout(LONG, &mut watching).await.unwrap(), 1);
+    assert_eq!(client.measure(event("/bin/b")).await.unwrap(), 2);
+    assert_eq!(timeout(LONG, client.moved(1)).await.unwrap(), 2);
+    // Evidence that came through the broker has the log with it.
+    let quoter = broker.proxy().await;
+    let produced = quoter.key(&context(1)).await.unwrap();
+    let evidence = Evidence::parse(produced.media_type, &produced.value).unwrap();
+    let Evidence::Intel(quote) = &evidence else { panic!() };
+    let QuoteBody::Tdx(report) = quote.body() else { panic!() };
+    let (media_type, log) = produced.event_log_from(0).unwrap();
+    let state = replay(media_type, &log, &report.rtmr, &RegisterState::default()).unwrap();
+    assert_eq!(state.events().len(), 2);
+    drop(broker);
+}
+
+#[tokio::test]
+async fn who_may_only_measure_gets_no_quote() {
+    let us = rustix::process::geteuid().as_raw();
+    let measuring = Who { uids: vec![us], ..Who::default() };
+    let access = Access { own: us + 1, measuring, ..Access::default() };
+    let broker = Broker::with(Arc::new(Local::new(tdx())), access, Limits::default()).await;
+    assert_eq!(Client::measure(&broker.path(), event("/bin/a")).await.unwrap(), 1);
+    let client = Client::open(&broker.path()).await.unwrap();
+    let subject = Subject::key(&context(1)).unwrap();
+    let denied = client.quote(Arc::new(subject)).await.unwrap_err().to_string();
+    assert!(denied.contains("this user may not ask for this"), "{denied}");
+    let access = Access { own: us + 1, uids: vec![us], ..Access::default() };
+    let broker = Broker::with(Arc::new(Local::new(tdx())), access, Limits::default()).await;
+    let denied = Client::measure(&broker.path(), event("/bin/a")).await.unwrap_err().to_string();
+    assert!(denied.contains("this user may not ask for this"), "{denied}");
+}
+
+#[tokio::test]
+async fn a_watch_ends_in_bounded_time_and_is_taken_up_again() {
+    let limits = Limits { watch: Duration::from_millis(1), ..Limits::default() };
+    let broker = Broker::with(Arc::new(Local::new(tdx())), ourselves(), limits).await;
+    let mut stream = broker.connect().await;
+    stream.write_all(&framed(&Request::Watch(7).encode())).await.unwrap();
+    assert_eq!(answer(&rest(&mut stream).await), Response::Events(0), "not so many");
+    let mut stream = broker.connect().await;
+    stream.write_all(&framed(&Request::Watch(0).encode())).await.unwrap();
+    assert_eq!(answer(&rest(&mut stream).await), Response::Events(0), "nothing happened");
+    let client = Client::open(&broker.path()).await.unwrap();
+    let mut watching = client.moved(0);
+    // It asks several times before the event comes.
+    assert!(timeout(Duration::from_millis(20), &mut watching).await.is_err());
+    client.measure(event("/bin/a")).await.unwrap();
+    assert_eq!(timeout(LONG, watching).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_machine_without_a_register_says_so() {
+    let broker = Broker::over(Arc::new(Local::new(Arc::new(Driver::default())))).await;
+    let client = Client::open(&broker.path()).await.unwrap();
+    assert!(!client.platform().event_log);
+    let refused = client.measure(event("/bin/a")).await.unwrap_err().to_string();
+    assert!(refused.contains("Intel TDX"), "{refused}");
+    let mut waiting = client.moved(0);
+    assert!(timeout(Duration::from_millis(10), &mut waiting).await.is_err());
 }

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::frame;
 use super::message::{Code, MAX_RESPONSE, Request, Response, Status};
 use crate::error::SourceError;
+use crate::event::{Event, Measuring, Moving};
 use crate::source::{Platform, Quoting, Source};
 use crate::subject::Subject;
 
@@ -18,6 +19,10 @@ use crate::subject::Subject;
 const TRANSFER: Duration = Duration::from_secs(2);
 /// Longer than a broker waits for its device, so that its own error arrives.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// Longer than a broker lets somebody wait for another event.
+const WATCH: Duration = Duration::from_secs(90);
+/// Between attempts to watch a broker that does not let us.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Quotes by way of a broker.
 #[derive(Clone, Debug)]
@@ -34,7 +39,8 @@ impl Client {
     /// When nobody answers on `socket`, or we may not use it.
     pub async fn open(socket: &Path) -> Result<Self, SourceError> {
         let status = Self::status(socket).await?;
-        let platform = Platform { tee: status.tee, driver: "broker", emulated: status.emulated };
+        let Status { tee, emulated, event_log, .. } = status;
+        let platform = Platform { tee, driver: "broker", emulated, event_log };
         tracing::info!(socket = %socket.display(), driver = status.driver, tee = %status.tee, "broker");
         Ok(Self { socket: socket.to_owned(), platform, patience: PATIENCE })
     }
@@ -46,6 +52,18 @@ impl Client {
     pub async fn status(socket: &Path) -> Result<Status, SourceError> {
         match ask(socket, &Request::Status, TRANSFER).await? {
             Response::Status(status) => Ok(status),
+            _ => Err(failed(socket, "it answered something else")),
+        }
+    }
+
+    /// Has the broker on `socket` measure an event. Returns how many there are.
+    ///
+    /// # Errors
+    /// When nobody answers there, we may not do this, or the machine cannot. The
+    /// event may have been measured all the same when the answer was lost.
+    pub async fn measure(socket: &Path, event: Event) -> Result<u64, SourceError> {
+        match ask(socket, &Request::Measure(event), PATIENCE).await? {
+            Response::Events(count) => Ok(count),
             _ => Err(failed(socket, "it answered something else")),
         }
     }
@@ -76,6 +94,26 @@ impl Source for Client {
 
     fn quote(&self, subject: Arc<Subject>) -> Quoting<'_> {
         Box::pin(self.evidence(Arc::unwrap_or_clone(subject)))
+    }
+
+    fn measure(&self, event: Event) -> Measuring<'_> {
+        Box::pin(Self::measure(&self.socket, event))
+    }
+
+    fn moved(&self, known: u64) -> Moving<'_> {
+        Box::pin(async move {
+            loop {
+                match ask(&self.socket, &Request::Watch(known), WATCH).await {
+                    Ok(Response::Events(count)) if count != known => return count,
+                    Ok(Response::Events(_)) => {}
+                    other => {
+                        let why = other.err().map(|error| error.to_string());
+                        tracing::debug!(why, "cannot watch for events; trying again");
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                }
+            }
+        })
     }
 }
 

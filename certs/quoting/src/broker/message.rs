@@ -13,6 +13,7 @@ use countersign_ratls::binding::SessionCore;
 use minicbor::decode;
 use minicbor::{Decoder, Encoder};
 
+use crate::event::Event;
 use crate::subject::{MAX_LEAVES, Subject};
 
 const VERSION: u64 = 1;
@@ -32,6 +33,10 @@ pub enum Request {
     Status,
     /// Evidence.
     Evidence(Subject),
+    /// Measure an event.
+    Measure(Event),
+    /// Say when the number of measured events is another than this.
+    Watch(u64),
 }
 
 /// What the broker says.
@@ -41,7 +46,9 @@ pub enum Response {
     Status(Status),
     /// Evidence.
     Evidence(Produced),
-    /// No evidence.
+    /// How many events were measured since the guest started.
+    Events(u64),
+    /// No.
     Refused(Code, String),
 }
 
@@ -60,6 +67,8 @@ pub struct Status {
     pub waiting: u64,
     /// How many quotes it has made.
     pub quotes: u64,
+    /// Whether evidence comes with a log of what was measured at runtime.
+    pub event_log: bool,
 }
 
 /// Why a broker refuses.
@@ -100,6 +109,16 @@ impl Request {
                 e.u8(3)?.array(batch.cores().len() as u64)?;
                 batch.cores().iter().try_for_each(|core| e.bytes(core.as_bytes()).map(drop))
             }
+            Self::Measure(event) => {
+                head(e, 4, 3)?;
+                e.u8(3)?.str(event.kind())?.u8(4)?.bytes(event.content())?;
+                Ok(())
+            }
+            Self::Watch(known) => {
+                head(e, 3, 4)?;
+                e.u8(3)?.u64(*known)?;
+                Ok(())
+            }
         })
     }
 
@@ -123,6 +142,11 @@ impl Request {
                 let cores = field(FIELD, &mut d, 3, cores)?;
                 Self::Evidence(Subject::sessions(cores)?)
             }
+            (3, 4) => {
+                let kind = field(FIELD, &mut d, 3, |d| d.str())?;
+                Self::Measure(Event::new(kind, field(FIELD, &mut d, 4, |d| d.bytes())?)?)
+            }
+            (4, 3) => Self::Watch(field(FIELD, &mut d, 3, |d| d.u64())?),
             _ => return Err(malformed(FIELD, "another kind")),
         };
         canonical(FIELD, bytes, &request.encode())?;
@@ -147,10 +171,11 @@ impl Response {
     pub fn encode(&self) -> Vec<u8> {
         written(|e| match self {
             Self::Status(status) => {
-                head(e, 8, 0)?;
+                head(e, 9, 0)?;
                 e.u8(3)?.str(status.tee.name())?.u8(4)?.str(&status.driver)?;
                 e.u8(5)?.bool(status.emulated)?.u8(6)?.str(cut(&status.health))?;
                 e.u8(7)?.u64(status.waiting)?.u8(8)?.u64(status.quotes)?;
+                e.u8(9)?.bool(status.event_log)?;
                 Ok(())
             }
             Self::Evidence(produced) => {
@@ -158,6 +183,11 @@ impl Response {
                 head(e, 4 + u64::from(log.is_some()), 1)?;
                 e.u8(3)?.str(produced.media_type)?.u8(4)?.bytes(&produced.value)?;
                 log.map_or(Ok(()), |log| e.u8(5)?.bytes(&log).map(drop))
+            }
+            Self::Events(count) => {
+                head(e, 3, 3)?;
+                e.u8(3)?.u64(*count)?;
+                Ok(())
             }
             Self::Refused(code, why) => {
                 head(e, 4, 2)?;
@@ -177,7 +207,7 @@ impl Response {
         let mut d = Decoder::new(bytes);
         let (entries, kind) = begin(FIELD, &mut d)?;
         let response = match (kind, entries) {
-            (0, 8) => {
+            (0, 9) => {
                 let tee = field(FIELD, &mut d, 3, |d| d.str())?;
                 let tee = [Tee::Tdx, Tee::Sgx, Tee::SevSnp].into_iter().find(|known| known.name() == tee);
                 Self::Status(Status {
@@ -187,6 +217,7 @@ impl Response {
                     health: field(FIELD, &mut d, 6, |d| d.str())?.to_owned(),
                     waiting: field(FIELD, &mut d, 7, |d| d.u64())?,
                     quotes: field(FIELD, &mut d, 8, |d| d.u64())?,
+                    event_log: field(FIELD, &mut d, 9, |d| d.bool())?,
                 })
             }
             (1, 4 | 5) => {
@@ -202,6 +233,7 @@ impl Response {
                 };
                 Self::Evidence(Produced { media_type, value, event_log })
             }
+            (3, 3) => Self::Events(field(FIELD, &mut d, 3, |d| d.u64())?),
             (2, 4) => {
                 let number = field(FIELD, &mut d, 3, |d| d.u64())?;
                 let code = Code::ALL.iter().find(|(_, known)| *known == number);

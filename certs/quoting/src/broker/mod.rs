@@ -5,8 +5,9 @@
 //! session that ends elsewhere. The broker narrows this: it listens on a socket,
 //! serves the users that its operator lists, and makes each report data itself,
 //! under the label of the purpose. Who may use the socket can still have any key
-//! or session of his choice quoted; that is what a proxy is for, and why the
-//! socket belongs to the proxy alone.
+//! or session of his choice quoted; that is what a proxy is for, and why only
+//! the proxy may quote. Whoever measures events is somebody else, and may do
+//! nothing but that.
 //!
 //! One connection carries one request and one answer, each as a length (four
 //! bytes, big endian) and deterministic CBOR:
@@ -15,10 +16,13 @@
 //! request  = { 1: 1, 2: 0 }                              what are you
 //!          | { 1: 1, 2: 1, 3: bstr }                     evidence over the key of this key-ctx
 //!          | { 1: 1, 2: 2, 3: [1*1024 bstr .size 64] }   evidence over the sessions of these cores
-//! answer   = { 1: 1, 2: 0, 3: tstr, 4: tstr, 5: bool, 6: tstr, 7: uint, 8: uint }
-//!              TEE, driver, emulated, health, waiting, quotes
+//!          | { 1: 1, 2: 3, 3: tstr, 4: bstr }            measure an event: type, content
+//!          | { 1: 1, 2: 4, 3: uint }                     say when there are not so many events
+//! answer   = { 1: 1, 2: 0, 3: tstr, 4: tstr, 5: bool, 6: tstr, 7: uint, 8: uint, 9: bool }
+//!              TEE, driver, emulated, health, waiting, quotes, whether there is an event log
 //!          | { 1: 1, 2: 1, 3: tstr, 4: bstr, ? 5: bstr } media type, evidence, event log
 //!          | { 1: 1, 2: 2, 3: uint, 4: tstr }            code, why not
+//!          | { 1: 1, 2: 3, 3: uint }                     how many events there are
 //! ```
 
 mod access;
@@ -28,7 +32,7 @@ mod message;
 mod server;
 mod socket;
 
-pub use access::Access;
+pub use access::{Access, Who};
 pub use client::Client;
 pub use message::{Code, Request, Response, Status};
 pub use server::{Limits, Server};

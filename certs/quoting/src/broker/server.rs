@@ -11,11 +11,12 @@ use tokio::net::UnixStream;
 use tokio::net::unix::UCred;
 use tokio::task::{Id, JoinError, JoinSet};
 
-use super::access::Access;
+use super::access::{Access, Rights};
 use super::frame;
 use super::message::{Code, MAX_REQUEST, Request, Response, Status};
 use super::socket::Socket;
 use crate::error::{QuoteError, SourceError};
+use crate::event::Event;
 use crate::quoter::{Quoter, QuotingTask};
 use crate::schedule::Options;
 use crate::source::Source;
@@ -34,6 +35,8 @@ pub struct Limits {
     pub grace: Duration,
     /// After this time without an answer the device counts as hung.
     pub patience: Duration,
+    /// How long somebody may wait for another event, before he has to ask again.
+    pub watch: Duration,
 }
 
 impl Default for Limits {
@@ -44,6 +47,7 @@ impl Default for Limits {
             transfer: Duration::from_secs(2),
             grace: Duration::from_secs(5),
             patience: Duration::from_secs(30),
+            watch: Duration::from_secs(60),
         }
     }
 }
@@ -54,6 +58,7 @@ pub struct Server {
     socket: Socket,
     access: Access,
     limits: Limits,
+    source: Arc<dyn Source>,
     quoter: Quoter,
     task: QuotingTask,
 }
@@ -71,8 +76,8 @@ impl Server {
             patience: limits.patience,
             ..Options::default()
         };
-        let (quoter, task) = Quoter::new(source, options);
-        Self { socket, access, limits, quoter, task }
+        let (quoter, task) = Quoter::new(Arc::clone(&source), options);
+        Self { socket, access, limits, source, quoter, task }
     }
 
     /// Where it listens.
@@ -89,9 +94,9 @@ impl Server {
 
     /// Serves until `shutdown` resolves, then finishes what is being served.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { socket, access, limits, quoter, task } = self;
+        let Self { socket, access, limits, source, quoter, task } = self;
         let serving = async move {
-            let mut porch = Porch::new(access, limits.clone(), quoter);
+            let mut porch = Porch::new(access, limits.clone(), source, quoter);
             tokio::pin!(shutdown);
             loop {
                 tokio::select! {
@@ -125,6 +130,7 @@ impl Server {
 struct Porch {
     access: Access,
     limits: Limits,
+    source: Arc<dyn Source>,
     quoter: Quoter,
     throttle: Throttle,
     connections: JoinSet<()>,
@@ -133,10 +139,11 @@ struct Porch {
 }
 
 impl Porch {
-    fn new(access: Access, limits: Limits, quoter: Quoter) -> Self {
+    fn new(access: Access, limits: Limits, source: Arc<dyn Source>, quoter: Quoter) -> Self {
         Self {
             access,
             limits,
+            source,
             quoter,
             throttle: Throttle::default(),
             connections: JoinSet::new(),
@@ -157,14 +164,22 @@ impl Porch {
             }
         };
         let inside = self.users.values().filter(|uid| **uid == peer.uid()).count();
-        if !self.access.admits(&peer) {
-            self.refuse(&stream, &peer, Code::Denied, "this user may not use this broker");
-        } else if self.connections.len() >= self.limits.connections {
+        let Some(rights) = self.access.rights(&peer) else {
+            return self.refuse(&stream, &peer, Code::Denied, "this user may not use this broker");
+        };
+        if self.connections.len() >= self.limits.connections {
             self.refuse(&stream, &peer, Code::Overloaded, "too many connections");
         } else if inside >= self.limits.connections_per_user {
             self.refuse(&stream, &peer, Code::Overloaded, "too many connections of this user");
         } else {
-            let guest = Guest { stream, peer, limits: self.limits.clone(), quoter: self.quoter.clone() };
+            let guest = Guest {
+                stream,
+                peer,
+                rights,
+                limits: self.limits.clone(),
+                source: Arc::clone(&self.source),
+                quoter: self.quoter.clone(),
+            };
             let handle = self.connections.spawn(guest.serve());
             self.users.insert(handle.id(), peer.uid());
         }
@@ -218,7 +233,9 @@ async fn leaving(stream: &UnixStream) -> Closed {
 struct Guest {
     stream: UnixStream,
     peer: UCred,
+    rights: Rights,
     limits: Limits,
+    source: Arc<dyn Source>,
     quoter: Quoter,
 }
 
@@ -238,8 +255,13 @@ impl Guest {
         let read = frame::read(&mut self.stream, MAX_REQUEST, self.limits.transfer).await;
         let response = match read {
             Ok(bytes) => match Request::decode(&bytes) {
+                Ok(request) if !self.rights.cover(&request) => {
+                    self.refused(Code::Denied, "this user may not ask for this".to_owned())
+                }
                 Ok(Request::Status) => Response::Status(self.status()),
                 Ok(Request::Evidence(subject)) => self.quote(subject).await?,
+                Ok(Request::Measure(event)) => self.measure(event).await,
+                Ok(Request::Watch(known)) => self.watch(known).await?,
                 Err(finding) => self.refused(Code::Malformed, finding.to_string()),
             },
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -281,6 +303,32 @@ impl Guest {
         }
     }
 
+    /// Measures an event to its end, whether somebody waits for it or not.
+    async fn measure(&self, event: Event) -> Response {
+        let (uid, gid, pid) = (self.peer.uid(), self.peer.gid(), self.peer.pid());
+        let kind = event.kind().to_owned();
+        match self.source.measure(event).await {
+            Ok(count) => {
+                tracing::info!(uid, gid, pid, kind, count, "measured");
+                Response::Events(count)
+            }
+            Err(error) => {
+                tracing::warn!(uid, gid, pid, kind, %error, "not measured");
+                Response::Refused(Code::Device, error.to_string())
+            }
+        }
+    }
+
+    /// Waits for another event for as long as the client is there, in bounded time.
+    async fn watch(&self, known: u64) -> Result<Response, Closed> {
+        tokio::select! {
+            biased;
+            count = self.source.moved(known) => Ok(Response::Events(count)),
+            () = tokio::time::sleep(self.limits.watch) => Ok(Response::Events(known)),
+            why = leaving(&self.stream) => Err(why),
+        }
+    }
+
     fn refused(&self, code: Code, why: String) -> Response {
         tracing::warn!(uid = self.peer.uid(), pid = self.peer.pid(), why, "refused");
         Response::Refused(code, why)
@@ -295,6 +343,7 @@ impl Guest {
             health: stats.health.to_string(),
             waiting: stats.waiting as u64,
             quotes: stats.solo_quotes,
+            event_log: self.source.platform().event_log,
         }
     }
 }

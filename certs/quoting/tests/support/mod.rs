@@ -77,7 +77,7 @@ impl Device {
 
 impl Source for Device {
     fn platform(&self) -> Platform {
-        Platform { tee: Tee::Tdx, driver: "scripted", emulated: true }
+        Platform { tee: Tee::Tdx, driver: "scripted", emulated: true, event_log: false }
     }
 
     fn quote(&self, subject: Arc<Subject>) -> Quoting<'_> {

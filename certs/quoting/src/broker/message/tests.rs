@@ -26,6 +26,14 @@ fn requests_are_read_as_they_are_written() {
     let Ok(Request::Evidence(subject)) = Request::decode(&key) else { panic!() };
     assert_eq!(subject.report_data(), &key_report_data(&context(), &[]));
 
+    let event = Event::new("exec", "/bin/a").unwrap();
+    let Ok(Request::Measure(read)) = Request::decode(&Request::Measure(event.clone()).encode()) else {
+        panic!()
+    };
+    assert_eq!(read, event);
+    let watch = Request::Watch(300).encode();
+    assert!(matches!(Request::decode(&watch), Ok(Request::Watch(300))));
+
     for count in [1, 2, 23, 24, 256, MAX_LEAVES] {
         let bytes = sessions(count);
         assert!(bytes.len() <= MAX_REQUEST);
@@ -36,9 +44,13 @@ fn requests_are_read_as_they_are_written() {
 
 #[test]
 fn a_request_in_any_other_form_is_refused() {
-    for good in [Request::Status.encode(), sessions(2), {
-        Request::Evidence(Subject::key(&context()).unwrap()).encode()
-    }] {
+    for good in [
+        Request::Status.encode(),
+        sessions(2),
+        Request::Evidence(Subject::key(&context()).unwrap()).encode(),
+        Request::Measure(Event::new("exec", "/bin/a").unwrap()).encode(),
+        Request::Watch(300).encode(),
+    ] {
         for end in 0..good.len() {
             assert!(Request::decode(&good[..end]).is_err(), "{end}");
         }
@@ -52,6 +64,8 @@ fn a_request_in_any_other_form_is_refused() {
         assert_eq!(with(4, 9), Reason::Malformed);
         assert_eq!(with(1, 2), Reason::Malformed);
     }
+    // An event that no log takes.
+    assert_eq!(refused(&[0xa4, 1, 1, 2, 3, 3, 0x61, b' ', 4, 0x40]), Reason::Malformed);
     // A longer head than necessary, an indefinite map, keys in another order.
     assert_eq!(refused(&[0xa2, 1, 0x18, 1, 2, 0]), Reason::NonCanonical);
     assert_eq!(refused(&[0xbf, 1, 1, 2, 0, 0xff]), Reason::Malformed);
@@ -96,6 +110,7 @@ fn answers_are_read_as_they_are_written_and_in_no_other_form() {
         health: "quotes".to_owned(),
         waiting: 3,
         quotes: u64::MAX,
+        event_log: true,
     };
     let mut log = Log::default();
     log.push(&countersign_evidence::event_log::native::Record::new("exec", b"/bin/a").unwrap());
@@ -106,6 +121,7 @@ fn answers_are_read_as_they_are_written_and_in_no_other_form() {
             event_log: Some(Arc::new(log)),
             ..Produced::new(media_type::TSM_TDX, vec![1; 300])
         }),
+        Response::Events(7),
         Response::Refused(Code::Overloaded, "too many".to_owned()),
     ] {
         let bytes = response.encode();
