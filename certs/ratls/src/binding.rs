@@ -84,6 +84,7 @@ const GPU: Label = Label::new("ratls-mesh/v1/gpu");
 const TPM: Label = Label::new("ratls-mesh/v1/tpm");
 const MTREE: Label = Label::new("ratls-mesh/v1/mtree");
 const IDENTITY: Label = Label::new("ratls-mesh/v1/identity");
+const OPEN: Label = Label::new("ratls-mesh/v1/open");
 
 /// The report data that evidence must carry, from the verifier's own view.
 ///

@@ -3,7 +3,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{GPU, IDENTITY, ReportData, SESSION, SESSION_CORE, TPM, companion_hash, digest, sha512};
+use super::{GPU, IDENTITY, OPEN, ReportData, SESSION, SESSION_CORE, TPM, companion_hash, digest, sha512};
 use crate::cbor::Writer;
 
 /// The exported keying material of a TLS session: zeroized, never shown.
@@ -30,12 +30,9 @@ pub fn hello_hash(client: &[u8], server: &[u8]) -> [u8; 64] {
     digest(&aws_lc_rs::digest::SHA512, &[&length(client), client, &length(server), server])
 }
 
-/// What an Open says: both sides have seen the same Hellos and accepted the
-/// same binders. Who was not asked for evidence has 64 zero bytes.
-#[must_use]
-pub fn open_hash(hellos: &[u8; 64], client: Option<&[u8; 64]>, server: Option<&[u8; 64]>) -> [u8; 32] {
-    let (client, server) = (client.unwrap_or(&[0; 64]), server.unwrap_or(&[0; 64]));
-    digest(&aws_lc_rs::digest::SHA256, &[hellos, client, server])
+/// A binder that there may not be: no bytes then.
+fn optional(binder: Option<&[u8; 64]>) -> &[u8] {
+    binder.map_or(&[], |binder| &binder[..])
 }
 
 /// What a session's evidence is made for: all of it from the verifier's own
@@ -84,7 +81,7 @@ impl SessionContext<'_> {
         writer.uint(6).bytes(self.client_spki_sha256).uint(7).bytes(self.server_spki_sha256);
         writer.uint(8).bytes(self.hellos).uint(9).bytes(&sha512(self.challenge));
         writer.uint(10).bytes(self.attester_nonce).uint(11).uint(self.round);
-        writer.uint(12).bytes(self.previous.map_or(&[], |binder| &binder[..]));
+        writer.uint(12).bytes(optional(self.previous));
         writer.uint(13).text(self.client_id).uint(14).text(self.server_id);
         debug_assert!(writer.0.len() <= size);
         Zeroizing::new(writer.0)
@@ -165,5 +162,94 @@ impl IdentityStatement<'_> {
         debug_assert!(writer.0.len() <= 256);
         let statement = Zeroizing::new(writer.0);
         IDENTITY.d64(&[&statement])
+    }
+}
+
+/// What an Open says: its sender has the keying material, and both ends have
+/// seen the same Hellos and accepted the same binders. Binders alone would be
+/// anybody's to hash, and without the role one's own Open could come back.
+#[derive(Clone, Debug)]
+pub struct OpenStatement<'a> {
+    /// Whether the server sends it.
+    pub sender_is_server: bool,
+    /// The exported keying material.
+    pub ekm: &'a Ekm,
+    /// The [`hello_hash`].
+    pub hellos: &'a [u8; 64],
+    /// What the client proved in round 0, if that was demanded.
+    pub client: Option<&'a [u8; 64]>,
+    /// What the server proved in round 0, if that was demanded.
+    pub server: Option<&'a [u8; 64]>,
+}
+
+impl OpenStatement<'_> {
+    /// The value in the frame.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut writer = Writer(Vec::with_capacity(256));
+        writer.map(6).uint(1).uint(1).uint(2).uint(self.sender_is_server.into());
+        writer.uint(3).bytes(&self.ekm.0[..]).uint(4).bytes(self.hellos);
+        writer.uint(5).bytes(optional(self.client)).uint(6).bytes(optional(self.server));
+        debug_assert!(writer.0.len() <= 256);
+        let statement = Zeroizing::new(writer.0);
+        OPEN.d32(&[&statement])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made apart from this code; docs/session.md has them for other implementations.
+    #[test]
+    fn statements_are_those_of_the_vectors() {
+        let page = include_str!("../../../../docs/session.md");
+        let is =
+            |computed: &[u8]| assert!(page.contains(&hex::encode(computed)), "{}", hex::encode(computed));
+        let hellos = hello_hash(&[0xa2, 1, 1, 2, 0], &[0xa2, 1, 1, 2, 1]);
+        is(&hellos);
+        let ekm = Ekm::new([0x55; 32].into());
+        let statement = IdentityStatement {
+            renewer_is_server: true,
+            ekm: &ekm,
+            hellos: &hellos,
+            serial: 7,
+            new_spki_sha256: &[0x88; 32],
+            old_spki_sha256: &[0x77; 32],
+        };
+        is(&statement.digest());
+        let statement = OpenStatement {
+            sender_is_server: false,
+            ekm: &ekm,
+            hellos: &hellos,
+            client: None,
+            server: Some(&[0x11; 64]),
+        };
+        is(&statement.digest());
+    }
+
+    #[test]
+    fn keying_material_is_not_shown() {
+        let (ekm, hellos) = (Ekm::new([0xe5; 32].into()), [0; 64]);
+        let context = SessionContext {
+            attester_is_server: true,
+            quic: false,
+            alpn: b"x",
+            ekm: &ekm,
+            client_spki_sha256: &[1; 32],
+            server_spki_sha256: &[2; 32],
+            hellos: &hellos,
+            challenge: b"",
+            attester_nonce: &[3; 32],
+            round: u64::MAX,
+            previous: Some(&[4; 64]),
+            client_id: "c",
+            server_id: "s",
+        };
+        // The longest there is fits into what was reserved for it.
+        let encoded = context.encode();
+        assert!(encoded.len() <= 640 + 3 && encoded.capacity() <= 650);
+        let shown = format!("{ekm:?} {context:?} {:?}", context.core());
+        assert!(!shown.contains("229") && !shown.contains("e5e5"), "{shown}");
     }
 }

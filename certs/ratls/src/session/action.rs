@@ -98,6 +98,9 @@ pub struct Received {
     pub event_log_from: u64,
     /// The policy that the challenge named.
     pub policy_id: [u8; 32],
+    /// When the challenge was sent, in seconds since the epoch: nothing in the
+    /// evidence is older.
+    pub challenged: u64,
 }
 
 /// A favourable verdict on what was [`Received`].

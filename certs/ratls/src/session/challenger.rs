@@ -46,6 +46,7 @@ struct Asked {
     /// Our key where the challenge stands in our stream.
     own_key: [u8; 32],
     at: Duration,
+    unix: u64,
     deadline: Duration,
     overdue: bool,
 }
@@ -152,6 +153,7 @@ impl Challenger {
             event_log_from: event_log_from.unwrap_or_default(),
             own_key: common.channel.own.spki_sha256,
             at: now.monotonic,
+            unix: now.unix,
             deadline: now.monotonic.saturating_add(demands.response),
             overdue: false,
         }));
@@ -477,6 +479,7 @@ fn receive(
         event_log: parts.event_log.map(|(kind, log)| (kind.to_owned(), log.to_vec())),
         event_log_from: asked.event_log_from,
         policy_id: demands.policy_id,
+        challenged: asked.unix,
     })
 }
 

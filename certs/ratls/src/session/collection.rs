@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_collection_of_a_certificate_or_with_anything_else_is_refused() {
         let context = [1, 2, 3];
-        let certificate = crate::native::encode(&context, "a/b", &[1]);
+        let certificate = crate::native::encode(&context, "a/b", &[1], None);
         assert_eq!(Parts::decode(&certificate).unwrap_err().reason, Reason::UnsupportedFormat);
         for label in ["gpu0", "tpm", "wid", "ear", "other"] {
             let mut writer = Writer::default();

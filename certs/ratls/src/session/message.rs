@@ -309,15 +309,15 @@ pub fn decode_changed(payload: &[u8]) -> Result<u64, Finding> {
     Fields::read("Changed", payload, 1)?.uint(1)
 }
 
-/// The payload of an Open with this hash.
+/// The payload of an Open with this value ([`crate::binding::session::OpenStatement`]).
 #[must_use]
-pub fn encode_open(hash: &[u8; 32]) -> Vec<u8> {
+pub fn encode_open(value: &[u8; 32]) -> Vec<u8> {
     let mut writer = Writer::default();
-    writer.map(1).uint(1).bytes(hash);
+    writer.map(1).uint(1).bytes(value);
     writer.0
 }
 
-/// The hash of an Open.
+/// The value of an Open.
 ///
 /// # Errors
 /// When the payload is anything else.

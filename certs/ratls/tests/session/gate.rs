@@ -209,6 +209,29 @@ fn an_open_that_is_not_ours_is_a_mismatch() {
     }
 }
 
+/// At levels without evidence nothing else shows that both ends have one exporter.
+#[test]
+fn an_open_is_its_senders_and_nobody_elses() {
+    for of in [Level::L0, Level::L2] {
+        // One's own comes back.
+        let mut hop = Hop::new(level(of), level(of));
+        hop.client.pump(hop.now);
+        hop.server.pump(hop.now);
+        while !hop.client.sent.iter().any(|(kind, _)| *kind == Kind::Open) {
+            hop.carry();
+        }
+        let open = hop.client.take(Kind::Open);
+        hop.client.give(Kind::Open, &open, hop.now);
+        assert_eq!(hop.client.ended(), Some((Reason::BindingMismatch, false)), "{of}");
+    }
+    // TLS that ends at somebody else.
+    let mut hop = Hop::new(level(Level::L0), level(Level::L0));
+    hop.server = Node::new(channel(Side::Server, 0x99), level(Level::L0), offer(), 2);
+    hop.settle();
+    assert_eq!(hop.client.ended(), Some((Reason::BindingMismatch, false)));
+    assert!(!hop.client.is_open() && !hop.server.is_open());
+}
+
 #[test]
 fn the_channel_for_the_rounds_must_come_within_two_seconds() {
     for attached in [false, true] {

@@ -162,7 +162,7 @@ fn evidence_of_any_other_form() {
     // What is in it: the Result of the round says so.
     assert_eq!(with(b""), (Reason::Truncated, Kind::Result, WireReason::Format));
     assert_eq!(with(b"\xa0").0, Reason::Malformed);
-    let native = countersign_ratls::native::encode(&[0], TYPE, parts.cpu.1);
+    let native = countersign_ratls::native::encode(&[0], TYPE, parts.cpu.1, None);
     assert_eq!(with(&native), (Reason::UnsupportedFormat, Kind::Result, WireReason::Format));
     let other = Parts { cpu: ("application/other", parts.cpu.1), event_log: None };
     assert_eq!(with(&other.encode()).0, Reason::UnsupportedFormat);

@@ -2,20 +2,21 @@
 //!
 //! ```text
 //! Gate ── both Hellos, what is demanded either way is proved ──> our Open sent
-//!      ── the peer's Open, equal to ours ──> Opening ── attached ──> Open
+//!      ── the peer's Open, as we expect it ──> Opening ── attached ──> Open
 //! ```
 
 use std::time::Duration;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use countersign_evidence::{Finding, Reason};
 
 use super::{Endpoint, Stage};
-use crate::binding::session::{hello_hash, open_hash};
+use crate::binding::session::{OpenStatement, hello_hash};
 use crate::session::action::Action;
 use crate::session::common::{Failure, PeerTerms, out_of_order};
 use crate::session::frame::Kind;
 use crate::session::message::{Farewell, Hello, Outcome, decode_open, encode_open};
-use crate::session::terms::Moment;
+use crate::session::terms::{Moment, Side};
 
 /// In which the channel for the rounds must be there after the gate.
 const ATTACH: Duration = Duration::from_secs(2);
@@ -118,36 +119,42 @@ impl Endpoint {
 
     /// Sends our Open once everything that is demanded, either way, is proved.
     pub(super) fn open_if_proved(&mut self) -> Result<(), Failure> {
-        let hash = self.open_hash()?;
+        let value = self.open_value(self.common.channel.side)?;
         let Stage::Gate { open_sent: open_sent @ false, .. } = &mut self.stage else { return Ok(()) };
         let theirs = !self.common.demands.level.is_session_bound() || self.challenger.accepted().is_some();
         let ours = !self.common.is_demanded() || self.prover.accepted().is_some();
         if theirs && ours {
             *open_sent = true;
-            self.out.send(Kind::Open, &encode_open(&hash));
+            self.out.send(Kind::Open, &encode_open(&value));
         }
         Ok(())
     }
 
-    fn open_hash(&self) -> Result<[u8; 32], Finding> {
-        let hellos = &self.common.terms()?.hellos;
-        let (ours, theirs) = (self.prover.accepted(), self.challenger.accepted());
-        Ok(match self.common.channel.side.is_server() {
-            true => open_hash(hellos, theirs, ours),
-            false => open_hash(hellos, ours, theirs),
-        })
+    /// What an Open of this side says.
+    fn open_value(&self, sender: Side) -> Result<[u8; 32], Finding> {
+        let channel = &self.common.channel;
+        let (own, peer) = (self.prover.accepted(), self.challenger.accepted());
+        let (client, server) = if channel.side.is_server() { (peer, own) } else { (own, peer) };
+        let statement = OpenStatement {
+            sender_is_server: sender.is_server(),
+            ekm: &channel.ekm,
+            hellos: &self.common.terms()?.hellos,
+            client,
+            server,
+        };
+        Ok(statement.digest())
     }
 
     fn opened(&mut self, payload: &[u8], now: Moment) -> Result<(), Failure> {
-        let hash = decode_open(payload)?;
+        let value = decode_open(payload)?;
         // The peer has opened when it has our proof and our Result for its own;
         // so have we, then. There is no other order.
         if !matches!(self.stage, Stage::Gate { open_sent: true, .. }) {
             return Err(out_of_order("an Open when both sides have proved themselves", "one before").into());
         }
-        let ours = self.open_hash()?;
-        if hash != ours {
-            let (expected, presented) = (hex::encode(ours), hex::encode(hash));
+        let expected = self.open_value(self.common.channel.side.other())?;
+        if verify_slices_are_equal(&value, &expected).is_err() {
+            let (expected, presented) = (hex::encode(expected), hex::encode(value));
             return Err(Finding::new(Reason::BindingMismatch, "Open", expected, presented).into());
         }
         self.stage = match self.common.channel.quic {
