@@ -202,7 +202,8 @@ impl Challenger {
         let binder = core.binder(&[]);
         self.answer = Some(evidence.nonce);
         let (bytes, asked_at) = (*binder.as_bytes(), asked.at);
-        let received = receive(asked, self.round, &evidence, binder)
+        let keeps_log = common.peer.is_some_and(|peer| peer.has(feature::EVENT_LOG_DELTA));
+        let received = receive(asked, keeps_log, self.round, &evidence, binder)
             .map_err(|finding| Failure::rejected(finding, self.round, bytes))?;
         out.push(Action::Appraise(Box::new(received)));
         self.stage = Stage::Appraising(Pending { binder: bytes, asked_at });
@@ -442,6 +443,7 @@ impl Proof {
 /// Everything about evidence that needs no collateral and no policy.
 fn receive(
     asked: &Asked,
+    keeps_log: bool,
     round: u64,
     evidence: &Evidence<'_>,
     binder: ReportData,
@@ -454,12 +456,15 @@ fn receive(
         return Err(Finding::new(Reason::UnsupportedFormat, "evidence type", expected, media_type));
     }
     let wanted = demands.wanted.contains(Wanted::EVENT_LOG);
-    if wanted != parts.event_log.is_some() {
-        let (reason, expected) = match wanted {
-            true => (Reason::EvidenceMissing, "an event log"),
-            false => (Reason::UnsupportedFormat, "no event log"),
-        };
-        return Err(Finding::new(reason, "evlog", expected, "otherwise"));
+    match parts.event_log {
+        Some(_) if !wanted => {
+            return Err(Finding::new(Reason::UnsupportedFormat, "evlog", "no event log", "one"));
+        }
+        // Who said in its Hello that it keeps none is judged without.
+        None if wanted && keeps_log => {
+            return Err(Finding::new(Reason::EventLogMissing, "evlog", "an event log", "none"));
+        }
+        _ => {}
     }
     let bytes = *binder.as_bytes();
     let report_data = match &evidence.proof {

@@ -114,7 +114,9 @@ impl Prover {
             previous: self.accepted.as_ref(),
         })?;
         let wait = Duration::from_millis(challenge.deadline_ms).clamp(*PATIENCE.start(), *PATIENCE.end());
-        let event_log = challenge.wanted.contains(Wanted::EVENT_LOG);
+        // Without a log the answer has none, and the peer's policy decides: it may
+        // want one of other machines only.
+        let event_log = common.offer.event_log && challenge.wanted.contains(Wanted::EVENT_LOG);
         let challenged = Challenged {
             core,
             nonce,
@@ -284,7 +286,7 @@ fn check_wants(offer: &Offer, challenge: &Challenge) -> Result<(), Finding> {
         let presented = challenge.accepted.join(", ");
         return Err(unsupported("Challenge types", offer.types.join(", "), presented));
     }
-    let can = if offer.event_log { Wanted::CPU.and(Wanted::EVENT_LOG) } else { Wanted::CPU };
+    let can = Wanted::CPU.and(Wanted::EVENT_LOG);
     if !can.contains(challenge.wanted) || !challenge.wanted.contains(Wanted::CPU) {
         let presented = challenge.wanted.bits().to_string();
         return Err(unsupported("Challenge wanted", format!("parts of {}", can.bits()), presented));

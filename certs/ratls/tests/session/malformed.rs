@@ -175,7 +175,7 @@ fn evidence_of_any_other_form() {
 }
 
 #[test]
-fn a_missing_event_log_is_missing_evidence() {
+fn whoever_keeps_an_event_log_shows_it() {
     use countersign_ratls::session::{Offer, Wanted};
     let wants = Demands { wanted: Wanted::CPU.and(Wanted::EVENT_LOG), ..demands() };
     let has = Offer { event_log: true, ..offer() };
@@ -191,7 +191,7 @@ fn a_missing_event_log_is_missing_evidence() {
         &Evidence { collection: &parts.encode(), ..good.clone() }.encode(),
         hop.now,
     );
-    assert_eq!(hop.client.ended(), Some((Reason::EvidenceMissing, false)));
+    assert_eq!(hop.client.ended(), Some((Reason::EventLogMissing, false)));
 }
 
 #[test]
