@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use countersign_config::{Inputs, View};
-use countersign_evidence::claims::Body;
+use countersign_evidence::claims::{Body, RuntimeEvents};
 use countersign_evidence::collateral::Marks;
 use countersign_evidence::observe::{Entry, Tree};
 use countersign_evidence::policy::{Alternative, Common, PolicyRef, SgxRule, SnpRule, TdxRule};
 use countersign_evidence::verdict::Outcome as VerdictOutcome;
 use countersign_evidence::{
     Anchors, Claims, Collateral, Denial, Evidence, Finding, Fingerprint, Policy, Reason, References,
-    UnixTime, Verdict, appraise, verify,
+    RegisterState, UnixTime, Verdict, appraise, verify,
 };
 use countersign_ratls::peer::{Form, Presented};
 
@@ -186,13 +186,23 @@ impl Appraiser {
             return Judged::denied("form of the evidence", finding);
         }
         match Evidence::parse(&conveyed.media_type, &conveyed.value) {
-            Ok(evidence) => self.judge(&evidence, now.as_secs().saturating_sub(presented.not_before), now),
+            Ok(evidence) => {
+                let log = conveyed.event_log.as_ref().map(|(kind, log)| (kind.as_str(), log.as_slice()));
+                self.judge(&evidence, log, now.as_secs().saturating_sub(presented.not_before), now)
+            }
             Err(finding) => Judged::denied("evidence", finding),
         }
     }
 
-    /// Verifies and appraises evidence that is `age` seconds old.
-    pub(crate) fn judge(&self, evidence: &Evidence<'_>, age: u64, now: UnixTime) -> Judged {
+    /// Verifies and appraises evidence that is `age` seconds old, with the event
+    /// log (media type and bytes) that goes with it.
+    pub(crate) fn judge(
+        &self,
+        evidence: &Evidence<'_>,
+        event_log: Option<(&str, &[u8])>,
+        age: u64,
+        now: UnixTime,
+    ) -> Judged {
         let mut tree = Tree::default();
         let verified = verify(evidence, &self.collateral, &self.anchors, now, None, &mut tree);
         let mut entries = tree.finish().entries;
@@ -205,6 +215,24 @@ impl Appraiser {
                 return Judged { entries, denial: Some(finding.into()), ..Judged::default() };
             }
         };
+        let claims =
+            match event_log.map(|(kind, log)| claims.with_event_log(kind, log, &RegisterState::default())) {
+                None => claims,
+                Some(Ok((claims, state))) => {
+                    let detail = format!("lands on the registers, {} events in RTMR 3", state.events().len());
+                    entries.push(pass("event log", detail));
+                    Arc::new(claims)
+                }
+                Some(Err(finding)) => {
+                    entries.push(refusal("event log", &finding));
+                    return Judged {
+                        entries,
+                        denial: Some(finding.into()),
+                        claims: Some(claims),
+                        ..Judged::default()
+                    };
+                }
+            };
         let verdict = appraise(claims.clone(), &self.policy, &self.references, age, now);
         entries.push(self.verdict_entry(&verdict));
         Judged { entries, denial: verdict.denial(), claims: Some(claims), verdicts: vec![verdict] }
@@ -260,6 +288,9 @@ pub(crate) fn refusal(title: &str, finding: &Finding) -> Entry {
     fail(title, format!("{field}{}, accepted: {}", finding.presented, finding.expected), finding.reason)
 }
 
+/// Events that are listed before the rest is only counted.
+const MAX_EVENTS: usize = 32;
+
 /// The facts of verified evidence that an operator looks for first.
 pub(crate) fn facts(claims: &Claims) -> Vec<(&'static str, String)> {
     let mut out = vec![("TEE", claims.tee.to_string())];
@@ -278,6 +309,12 @@ pub(crate) fn facts(claims: &Claims) -> Vec<(&'static str, String)> {
             out.push(("MRTD", hex::encode(c.mr_td)));
             for (name, register) in ["RTMR0", "RTMR1", "RTMR2", "RTMR3"].into_iter().zip(&c.rtmr) {
                 out.push((name, hex::encode(register)));
+            }
+            if let RuntimeEvents::Replayed(events) = &c.runtime_events {
+                out.extend(events.iter().take(MAX_EVENTS).map(|event| ("event", event.to_string())));
+                if let Some(more) = events.len().checked_sub(MAX_EVENTS).filter(|n| *n > 0) {
+                    out.push(("event", format!("and {more} more")));
+                }
             }
         }
         Body::Sgx(c) => {

@@ -69,6 +69,7 @@ fn every_command_has_help_and_completions_name_it() {
         "inspect",
         "connect",
         "emulate",
+        "measure",
         "doctor",
         "schema",
         "completions",
@@ -130,6 +131,53 @@ fn emulated_evidence_passes_only_when_its_root_is_named() {
         let passed = json(&passed);
         assert_eq!((&passed["passed"], &passed["emulated"]), (&Value::Bool(true), &Value::Bool(true)));
     }
+}
+
+#[test]
+fn an_event_log_must_land_on_its_quote_and_is_judged_by_the_policy() {
+    let dir = temporary();
+    let vendor = json(&countersign(dir.path(), &["emulate", "init", "vendor", "-o", "json"]));
+    let root = vendor["roots"]["intel"].as_str().expect("a root").to_owned();
+    for (name, content) in [("good", "/usr/bin/ledger"), ("bad", "/bin/sh")] {
+        let spec = format!(r#"{{"events": [{{"type": "exec", "content": "{content}"}}]}}"#);
+        std::fs::write(dir.path().join("spec.json"), spec).expect("written");
+        let (quote, log) = (format!("{name}.bin"), format!("{name}.log"));
+        let made = ["emulate", "evidence", "vendor", "--tdx", "--spec", "spec.json"];
+        let made = countersign(dir.path(), &[&made[..], &["-o", &quote, "--event-log", &log]].concat());
+        assert!(made.status.success(), "{}", err(&made));
+    }
+    let policy = format!(
+        "apiVersion: countersign.dev/v1alpha1\nkind: AttestationPolicy\nmetadata: {{ name: p, namespace: n }}\n\
+         spec:\n  anyOf:\n  - tdx:\n      emulatedRoots: [\"{root}\"]\n      measurements: Any\n      \
+         runtimeEvents: {{ fromReferenceValues: events }}\n---\napiVersion: countersign.dev/v1alpha1\n\
+         kind: ReferenceValues\nmetadata: {{ name: events, namespace: n }}\n\
+         spec: {{ runtimeEvents: [{{ name: ledger, type: exec, content: /usr/bin/ledger }}] }}\n"
+    );
+    std::fs::write(dir.path().join("policy.yaml"), policy).expect("written");
+    let verify = |quote: &str, log: Option<&str>| {
+        let common = ["--collateral", "vendor/collateral", "--policy", "policy.yaml", "-o", "json"];
+        let log = log.map_or(vec![], |log| vec!["--event-log", log]);
+        let output = countersign(dir.path(), &[&["verify", quote][..], &common, &log].concat());
+        let answer = json(&output);
+        (output.status.code(), answer["denial"]["reason"].as_str().unwrap_or("none").to_owned(), answer)
+    };
+    let (code, reason, answer) = verify("good.bin", Some("good.log"));
+    assert_eq!((code, reason.as_str()), (Some(0), "none"), "{answer}");
+    assert_eq!(answer["claims"]["body"]["tdx"]["runtimeEvents"][0]["type"], "exec");
+    for (quote, log, expected) in [
+        ("bad.bin", Some("bad.log"), "event-not-admitted"),
+        ("good.bin", Some("bad.log"), "event-log-mismatch"),
+        ("good.bin", None, "event-log-missing"),
+        ("good.bin", Some("policy.yaml"), "truncated"),
+    ] {
+        let (code, reason, _) = verify(quote, log);
+        assert_eq!((code, reason.as_str()), (Some(1), expected), "{quote} {log:?}");
+    }
+    // Nobody listens there.
+    let measured = countersign(dir.path(), &["measure", "--socket", "nowhere", "exec", "/bin/a"]);
+    assert_eq!(measured.status.code(), Some(1), "{}", err(&measured));
+    let wrong = countersign(dir.path(), &["measure", "--socket", "nowhere", "a b"]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", err(&wrong));
 }
 
 #[test]

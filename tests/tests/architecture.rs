@@ -45,6 +45,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "countersign-evidence",
             "countersign-attester",
             "countersign-ratls",
+            "countersign-quoting",
             "countersign-config",
             "countersign-wire",
         ],

@@ -36,6 +36,17 @@ pub mod media_type {
     pub const DSTACK: &str = "application/vnd.countersign.dstack-event-log+json";
 }
 
+/// The media type of a log of unknown origin, by its beginning.
+#[must_use]
+pub const fn sniff(log: &[u8]) -> &'static str {
+    match log {
+        // An array in JSON, with the white space that files have; one in CBOR.
+        [b'[' | b' ' | b'\n' | b'\r' | b'\t', ..] => media_type::DSTACK,
+        [0x80..=0x9b, ..] => media_type::RUNTIME,
+        _ => media_type::CCEL,
+    }
+}
+
 /// No event log is larger, in bytes: a message of a session round is not either.
 pub const MAX_LOG: usize = 256 << 10;
 /// The most entries of one log. Boots of real machines write 20 to 120.

@@ -82,6 +82,9 @@ struct EvidenceArgs {
     /// Where the evidence goes; `-` for standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Where the log of the machine's runtime events goes, if it has one
+    #[arg(long, value_name = "FILE")]
+    event_log: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: Args, out: &mut Output) -> Result {
@@ -165,6 +168,11 @@ fn evidence(args: &EvidenceArgs, out: &mut Output) -> Result {
         }
     }
     .map_err(Failure::failed)?;
+    if let Some(path) = &args.event_log {
+        let log = produced.event_log_from(0).map(|(_, log)| log);
+        let log = log.ok_or_else(|| Failure::input("this machine keeps no log of runtime events"))?;
+        std::fs::write(path, log).map_err(|e| Failure::input(format!("{}: {e}", path.display())))?;
+    }
     if args.output == Path::new("-") {
         if out.to_terminal() {
             return Err(Failure::input("evidence is binary: name a file with -o, or redirect the output"));

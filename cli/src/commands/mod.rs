@@ -11,6 +11,7 @@ mod emulate;
 mod explain;
 mod get;
 mod inspect;
+mod measure;
 mod schema;
 mod status;
 mod validate;
@@ -62,6 +63,8 @@ enum Command {
     Connect(connect::Args),
     /// Emulated TEE platforms for tests and demonstrations
     Emulate(emulate::Args),
+    /// Measure an event into the runtime register of this machine, for good
+    Measure(measure::Args),
     /// Check this machine: TEE devices, limits, clock, control plane
     Doctor(doctor::Args),
     /// Print the JSON Schema of resources and bootstrap files
@@ -90,6 +93,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result {
         Command::Inspect(args) => inspect::run(&args, out),
         Command::Connect(args) => connect::run(&args, out),
         Command::Emulate(args) => emulate::run(args, out),
+        Command::Measure(args) => measure::run(&args, out),
         Command::Doctor(args) => doctor::run(&args, out),
         Command::Schema(args) => schema::run(&args, out),
         Command::Completions(args) => completions::run(&args, out),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use countersign_evidence::event_log;
 use countersign_evidence::observe::Entry;
 use countersign_evidence::{Denial, Evidence, Finding, Reason, UnixTime};
 use countersign_ratls::peer::Presented;
@@ -21,6 +22,7 @@ use crate::tree::{group, holds, lines, pass};
   countersign verify quote.bin --collateral ./collateral --at 2026-11-21T08:00:00Z
   countersign verify report.bin --collateral ./collateral --policy policy.yaml -o json
   countersign verify peer.pem --bundle bundle.json --policy policy.yaml --collateral ./collateral
+  countersign verify quote.bin --event-log /sys/firmware/acpi/tables/data/CCEL
   countersign emulate evidence ./vendor --tdx -o - | countersign verify - --collateral ./vendor/collateral
 
 FILE is a TDX or SGX quote, an SEV-SNP report, a tsm-report, a CMW, or an X.509
@@ -35,6 +37,10 @@ pub(crate) struct Args {
     /// Verify as of this time, RFC 3339 or Unix seconds; now when not given
     #[arg(long, value_name = "TIME", value_parser = input::time)]
     at: Option<UnixTime>,
+    /// The event log that goes with evidence in a file: ours (CBOR), that of the
+    /// firmware (CCEL), or that of dstack (JSON); it must land on the registers
+    #[arg(long, value_name = "FILE")]
+    event_log: Option<PathBuf>,
     /// The 64 bytes that the evidence must carry
     #[arg(long, value_name = "HEX", value_parser = input::report_data)]
     report_data: Option<[u8; 64]>,
@@ -58,11 +64,15 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
     let bytes = input::read(&args.file)?;
     let appraiser = Appraiser::load(&args.appraisal, now)?;
     let mut report = if input::looks_like_certificate(&bytes) {
+        if args.event_log.is_some() {
+            return Err(Failure::input("a certificate carries its own event log: leave out --event-log"));
+        }
         let chain = input::certificates(&bytes).map_err(Failure::input)?;
         let bundle = args.bundle.as_ref().map(|path| input::read(path)).transpose()?;
         certificate(&chain, bundle.as_deref(), &appraiser, now)
     } else {
-        bare(&bytes, &appraiser, now)
+        let log = args.event_log.as_ref().map(|path| input::read(path)).transpose()?;
+        bare(&bytes, log.as_deref(), &appraiser, now)
     };
     if let Some(expected) = &args.report_data {
         check_report_data(&mut report, expected, &bytes);
@@ -88,13 +98,14 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
 }
 
 /// Evidence without a certificate.
-fn bare(bytes: &[u8], appraiser: &Appraiser, now: UnixTime) -> Report {
+fn bare(bytes: &[u8], event_log: Option<&[u8]>, appraiser: &Appraiser, now: UnixTime) -> Report {
     match parse(bytes) {
         Ok((evidence, form)) => {
+            let log = event_log.map(|log| (event_log::sniff(log), log));
             let what = format!("{}{form}", kind(&evidence));
             let mut notes = vec!["the age of the evidence is not known: taken as fresh".to_owned()];
             notes.push("its report data binds no certificate: compare it with --report-data".to_owned());
-            Report { what, judged: appraiser.judge(&evidence, 0, now), notes }
+            Report { what, judged: appraiser.judge(&evidence, log, 0, now), notes }
         }
         Err(finding) => Report {
             what: "not evidence that is understood".to_owned(),

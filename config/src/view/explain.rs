@@ -125,9 +125,14 @@ impl View {
             level: policy.level,
             any_of: policy.demands.clone(),
             max_evidence_age: policy.policy.max_evidence_age,
-            verdict: claims
-                .filter(|_| policy.level > Level::L0)
-                .map(|c| appraise(Arc::clone(c), &policy.policy, &self.references, 0, now)),
+            verdict: claims.filter(|_| policy.level > Level::L0).map(|claims| {
+                // The evidence at hand is that of a certificate, before any round.
+                let claims = match policy.level.is_session_bound() && policy.wants_event_log() {
+                    true => Arc::new(claims.with_event_log_to_follow()),
+                    false => Arc::clone(claims),
+                };
+                appraise(claims, &policy.policy, &self.references, 0, now)
+            }),
         };
         Demands { guard: me.to_string(), policies: policies.into_iter().map(demand).collect(), refused }
     }
