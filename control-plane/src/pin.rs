@@ -91,7 +91,7 @@ mod tests {
     fn conveyed(attester: &dyn Attester) -> Conveyed {
         let produced = attester.evidence(&[7; 64]).unwrap();
         let media_type = produced.media_type.to_owned();
-        Conveyed { form: Form::Native, media_type, value: produced.value }
+        Conveyed { form: Form::Native, media_type, value: produced.value, event_log: None }
     }
 
     #[test]
