@@ -10,6 +10,9 @@ use countersign_attester::emulated::{SgxSpec, SnpSpec, TdxSpec};
 use countersign_evidence::Evidence;
 use countersign_evidence::event_log::native::Record;
 use countersign_fuzz::{TRUST_DOMAIN, VENDOR, now};
+use countersign_quoting::Subject;
+use countersign_quoting::broker::{Code, Request, Response};
+use countersign_ratls::binding::{KeyContext, SessionCore};
 use countersign_ratls::ca::Leaf;
 use countersign_ratls::csr::{AttestedRequest, Pending};
 use countersign_ratls::key::{KeyType, PrivateKey};
@@ -58,6 +61,7 @@ fn write() -> Outcome {
         seed("authority", name, authority.as_bytes())?;
     }
     event_logs()?;
+    broker()?;
     seed("cmw", "json", br#"{"__cmwc_t":"tag:x","a":["application/x","AQID",4]}"#)?;
     let mut entries = Entries::new();
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples");
@@ -84,6 +88,7 @@ fn attested(name: &str, machine: &dyn Attester, authority: &Authority) -> Outcom
     seed("evidence", name, &produced.value)?;
     let request = pending.finish(&key, produced.media_type, &produced.value)?;
     seed("request", name, &request)?;
+    seed("broker", name, &Response::Evidence(produced).encode())?;
     let request = AttestedRequest::parse(&request)?;
     seed("cmw", name, &request.cmw)?;
     let id = SpiffeId::parse(&format!("spiffe://{TRUST_DOMAIN}/{name}"))?;
@@ -112,6 +117,17 @@ fn event_logs() -> Outcome {
     ccel.extend([7; 48]);
     ccel.extend([1, 0, 0, 0, b'x']);
     seed("event_log", "ccel", &ccel)
+}
+
+fn broker() -> Outcome {
+    seed("broker", "status", &Request::Status.encode())?;
+    let context = KeyContext { spki_sha256: [3; 32], challenge: (&[7; 32]).into(), id: None }.encode();
+    seed("broker", "key", &Request::Evidence(Subject::key(&context)?).encode())?;
+    for count in [1, 3] {
+        let cores = vec![SessionCore::from_bytes([9; 64]); count];
+        seed("broker", &format!("sessions{count}"), &Request::Evidence(Subject::sessions(cores)?).encode())?;
+    }
+    seed("broker", "refused", &Response::Refused(Code::Overloaded, "too many".to_owned()).encode())
 }
 
 fn messages(bundle: Bundle) -> Outcome {

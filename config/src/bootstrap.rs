@@ -31,6 +31,11 @@ pub const MAX_COLLATERAL_TOTAL: u64 = 64 << 20;
 pub enum AttesterChoice {
     /// The first usable device of this machine.
     Device,
+    /// The broker of this machine.
+    Broker {
+        /// Its socket.
+        socket: PathBuf,
+    },
     /// An emulated platform: the directory of its vendor, and the machine.
     Emulated {
         /// Where `countersign emulate init` put the vendor's keys.
@@ -366,7 +371,13 @@ impl Source {
     }
 
     fn attester(&self, attester: spec::Attester) -> AttesterChoice {
-        let spec::Attester::Emulated(emulated) = attester else { return AttesterChoice::Device };
+        let emulated = match attester {
+            spec::Attester::Device(_) => return AttesterChoice::Device,
+            spec::Attester::Broker(broker) => {
+                return AttesterChoice::Broker { socket: self.resolve(&broker.socket) };
+            }
+            spec::Attester::Emulated(emulated) => emulated,
+        };
         let machine = match *emulated {
             spec::Emulated { tdx: Some(tdx), .. } => Machine::Tdx(Box::new(tdx)),
             spec::Emulated { sgx: Some(sgx), .. } => Machine::Sgx(Box::new(sgx)),

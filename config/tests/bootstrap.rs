@@ -64,6 +64,25 @@ fn a_proxy_is_read_with_the_files_that_it_names() {
 }
 
 #[test]
+fn a_broker_is_named_by_its_socket() {
+    let (dir, path) = directory();
+    let attester = |text: &str| {
+        std::fs::write(&path, PROXY.replace("{ device: Auto }", text)).unwrap();
+        ProxyBootstrap::load(&path).map(|proxy| proxy.attester)
+    };
+    let socket = |socket| AttesterChoice::Broker { socket };
+    assert_eq!(attester("{ broker: { socket: /run/quotes } }").unwrap(), socket("/run/quotes".into()));
+    assert_eq!(attester("{ broker: { socket: quotes } }").unwrap(), socket(dir.path().join("quotes")));
+    let found = problems(&path, &PROXY.replace("{ device: Auto }", "{ broker: {} }"));
+    assert_eq!(
+        found,
+        [
+            "proxy.yaml:10:23: spec.attester.broker: field `socket` is missing (Its socket, as in `countersign-broker --socket`)"
+        ]
+    );
+}
+
+#[test]
 fn every_problem_of_a_proxy_is_reported_at_its_place() {
     let (dir, path) = directory();
     let wrong = PROXY

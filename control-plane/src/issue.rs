@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use countersign_attester::Attester;
 use countersign_config::View;
 use countersign_evidence::{Claims, Denial, Finding, Fingerprint, Reason};
+use countersign_quoting::Platform;
 use countersign_ratls::SpiffeId;
 use countersign_ratls::ca::Leaf;
 use countersign_ratls::csr::AttestedRequest;
@@ -90,7 +90,7 @@ impl Issuer {
         &self,
         request: &AttestedRequest,
         id: &SpiffeId,
-        attester: &dyn Attester,
+        platform: Platform,
     ) -> Result<Vec<CertificateDer<'static>>, Denial> {
         let view = self.view();
         let claims = view.verify_conveyed(&request.evidence, self.clock.now());
@@ -100,7 +100,7 @@ impl Issuer {
         let machine = match &claims {
             Ok(claims) => Machine::of(claims),
             // Unverified, it is still our own device that says what it is.
-            Err(_) => Machine { tee: attester.tee().name(), emulated: attester.emulated(), claims: None },
+            Err(_) => Machine { tee: platform.tee.name(), emulated: platform.emulated, claims: None },
         };
         self.sign(request, id, view.svid_lifetime(), &machine, "", "our own".to_owned())
     }

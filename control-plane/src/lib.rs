@@ -52,6 +52,5 @@ pub use authority::{BUNDLE, OPERATOR};
 pub use clock::Clock;
 pub use error::Error;
 pub use keep::Issued;
-pub use own::open_attester;
 pub use pin::ATTESTATION;
 pub use plane::{Addresses, Bound, Handle, Options, build};

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
-use countersign_attester::Attester;
 use countersign_attester::emulated::Vendor;
+use countersign_attester::{Attester, Produced};
 use countersign_config::bootstrap::{AttesterChoice, Machine};
 use countersign_evidence::{Denial, Finding, Reason};
+use countersign_quoting::broker::Client;
+use countersign_quoting::{Local, Quoter, Source};
 use countersign_ratls::csr::{AttestedRequest, Pending};
 use countersign_ratls::key::{KeyType, PrivateKey};
 use countersign_ratls::peer::{Conveyed, Judge};
@@ -26,27 +28,30 @@ use crate::metrics::Metrics;
 use crate::pin;
 use crate::ready::{IDENTITY, Ready};
 
-/// Opens the attester that the bootstrap file names. The log of runtime events
-/// is kept under `state`.
+/// Opens what quotes for us, as the bootstrap file names it. The log of runtime
+/// events is kept under `state`.
 ///
 /// # Errors
 /// When it cannot be used, with what is missing.
-pub fn open_attester(
+pub(crate) async fn open(
     choice: &AttesterChoice,
     state: &Path,
-) -> Result<Arc<dyn Attester>, countersign_attester::Error> {
-    Ok(match choice {
+) -> Result<Arc<dyn Source>, countersign_attester::Error> {
+    let attester = match choice {
         AttesterChoice::Device => {
             countersign_attester::open_measuring(Path::new("/"), &state.join("events"))?
         }
-        AttesterChoice::Emulated { vendor, machine } => {
-            let vendor = Vendor::load(vendor)?;
-            match machine {
-                Machine::Tdx(spec) => vendor.tdx((**spec).clone())?,
-                Machine::Sgx(spec) => vendor.sgx((**spec).clone())?,
-                Machine::SevSnp(spec) => vendor.snp((**spec).clone())?,
-            }
-        }
+        AttesterChoice::Broker { socket } => return Ok(Arc::new(Client::open(socket).await?)),
+        AttesterChoice::Emulated { vendor, machine } => emulated(&Vendor::load(vendor)?, machine)?,
+    };
+    Ok(Arc::new(Local::new(attester)))
+}
+
+fn emulated(vendor: &Vendor, machine: &Machine) -> Result<Arc<dyn Attester>, countersign_attester::Error> {
+    Ok(match machine {
+        Machine::Tdx(spec) => vendor.tdx((**spec).clone())?,
+        Machine::Sgx(spec) => vendor.sgx((**spec).clone())?,
+        Machine::SevSnp(spec) => vendor.snp((**spec).clone())?,
     })
 }
 
@@ -62,7 +67,7 @@ pub(crate) struct Own {
 #[derive(Debug)]
 pub(crate) struct Renewer {
     pub(crate) id: SpiffeId,
-    pub(crate) attester: Arc<dyn Attester>,
+    pub(crate) quoter: Quoter,
     /// Where the policy by which operators judge us belongs, if we write it.
     pub(crate) pinned: Option<PathBuf>,
     pub(crate) issuer: Arc<Issuer>,
@@ -76,26 +81,41 @@ impl Renewer {
         self.issuer.view().svid_key_type()
     }
 
-    /// A new key, new evidence, a new certificate. Blocks for as long as the device quotes.
-    fn renew(&self) -> Result<(Own, Identity), Error> {
+    /// A new key, new evidence, a new certificate.
+    async fn renew(self: &Arc<Self>) -> Result<(Own, Identity), Error> {
         let key = PrivateKey::generate(self.key_type())?;
         let mut challenge = [0; 32];
         rand::fill(&mut challenge)
             .map_err(|_| Finding::new(Reason::Internal, "challenge", "random numbers", "none"))?;
         let pending = Pending::new(&key, &challenge)?;
-        let produced = self.attester.evidence(&pending.report_data)?;
+        let produced = self.quoter.key(pending.context()).await.map_err(Finding::from)?;
+        let ours = Arc::clone(self);
+        tokio::task::spawn_blocking(move || ours.issue(&key, &challenge, pending, &produced))
+            .await
+            .map_err(|e| Error::Task(format!("identity: {e}")))?
+    }
+
+    /// Blocks until the issuance is written down.
+    fn issue(
+        &self,
+        key: &PrivateKey,
+        challenge: &[u8; 32],
+        pending: Pending,
+        produced: &Produced,
+    ) -> Result<(Own, Identity), Error> {
         let pending = pending.with_event_log(produced.event_log_from(0));
-        let csr = pending.finish(&key, produced.media_type, &produced.value)?;
+        let csr = pending.finish(key, produced.media_type, &produced.value)?;
         let request = AttestedRequest::parse(&csr)?;
-        if request.challenge != challenge {
+        if request.challenge != *challenge {
             let (expected, presented) = ("the challenge that we gave", "another");
             return Err(Finding::new(Reason::BindingMismatch, "challenge", expected, presented).into());
         }
-        let chain = self.issuer.issue_to_ourselves(&request, &self.id, &*self.attester)?;
-        let identity = Identity::new(chain, &key)?;
+        let platform = self.quoter.platform();
+        let chain = self.issuer.issue_to_ourselves(&request, &self.id, platform)?;
+        let identity = Identity::new(chain, key)?;
         // Before anybody can connect, who then finds by what to judge us.
         if let Some(path) = &self.pinned {
-            pin::pin(path, &request.evidence, self.attester.emulated())?;
+            pin::pin(path, &request.evidence, platform.emulated)?;
         }
         let clock = self.clock.provider();
         let profile = Profile { alpn: vec![ALPN.to_vec()], require_pq: false, clock };
@@ -128,10 +148,10 @@ pub(crate) async fn keep_renewing(
             rotation.expedite(now);
         }
         if rotation.poll(now) == Action::Renew {
-            let ours = Arc::clone(&renewer);
-            let outcome = tokio::task::spawn_blocking(move || ours.renew())
-                .await
-                .map_err(|e| Error::Task(format!("identity: {e}")))?;
+            let outcome = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                outcome = renewer.renew() => outcome,
+            };
             match outcome {
                 Ok((new, identity)) => {
                     tracing::info!(id = %renewer.id, not_after = new.not_after, "renewed our own identity");
@@ -140,8 +160,9 @@ pub(crate) async fn keep_renewing(
                     own.send_replace(Some(new));
                     ready.done(IDENTITY);
                 }
+                Err(e @ Error::Task(_)) => return Err(e),
                 Err(e) => {
-                    tracing::error!(error = %e, driver = renewer.attester.driver(), "cannot renew our own identity");
+                    tracing::error!(error = %e, driver = renewer.quoter.platform().driver, "cannot renew our own identity");
                     rotation.failed(now, jitter());
                     let usable = own.borrow().as_ref().is_some_and(|own| own.not_after > now);
                     if !usable {

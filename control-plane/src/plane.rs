@@ -9,6 +9,7 @@ use std::time::Duration;
 use ::http::Request;
 use countersign_attester::Attester;
 use countersign_config::bootstrap::ControlPlaneBootstrap;
+use countersign_quoting::{Local, Quoter, QuotingTask, Source};
 use countersign_ratls::throttle::Throttle;
 use hyper::body::Incoming;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
@@ -73,6 +74,7 @@ pub struct Bound {
     addresses: Addresses,
     listeners: Listeners,
     parts: Parts,
+    quoting: QuotingTask,
 }
 
 #[derive(Debug)]
@@ -141,10 +143,16 @@ pub async fn build(config: ControlPlaneBootstrap, options: Options) -> Result<Bo
         metrics: local(&listeners.metrics)?,
         readiness: local(&listeners.readiness)?,
     };
-    let parts = tokio::task::spawn_blocking(move || Parts::open(&config, options, addresses.server))
+    let source: Arc<dyn Source> = match options.attester {
+        Some(attester) => Arc::new(Local::new(attester)),
+        None => own::open(&config.attester, &config.state_dir).await?,
+    };
+    let (quoter, quoting) = Quoter::new(source, Default::default());
+    let clock = Clock::new(options.clock.unwrap_or_else(|| Arc::new(DefaultTimeProvider)));
+    let parts = tokio::task::spawn_blocking(move || Parts::open(&config, clock, quoter, addresses.server))
         .await
         .map_err(|e| Error::Task(format!("start: {e}")))??;
-    Ok(Bound { addresses, listeners, parts })
+    Ok(Bound { addresses, listeners, parts, quoting })
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -152,12 +160,12 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 }
 
 impl Parts {
-    fn open(config: &ControlPlaneBootstrap, options: Options, server: SocketAddr) -> Result<Self, Error> {
-        let clock = Clock::new(options.clock.unwrap_or_else(|| Arc::new(DefaultTimeProvider)));
-        let attester = match options.attester {
-            Some(attester) => attester,
-            None => own::open_attester(&config.attester, &config.state_dir)?,
-        };
+    fn open(
+        config: &ControlPlaneBootstrap,
+        clock: Clock,
+        quoter: Quoter,
+        server: SocketAddr,
+    ) -> Result<Self, Error> {
         let state = &config.state_dir;
         files::make_directory(state).map_err(Error::io(format!("make {}", state.display())))?;
         let store: Arc<dyn Store> = Arc::new(Embedded::open(&state.join("store.redb"))?);
@@ -195,7 +203,7 @@ impl Parts {
         let attestation = config.attestation.clone().unwrap_or_else(|| state.join(ATTESTATION));
         let renewer = Arc::new(Renewer {
             id: config.id.clone(),
-            attester,
+            quoter,
             pinned,
             issuer: Arc::clone(&issuer),
             judge,
@@ -281,7 +289,7 @@ impl Bound {
         stop: &CancellationToken,
         quit: &CancellationToken,
     ) -> JoinSet<(&'static str, Result<(), Error>)> {
-        let Self { listeners, parts, .. } = self;
+        let Self { listeners, parts, quoting, .. } = self;
         let Parts { cutter, cuts, changed, tick, renewer, own, issuer, operator, keep } = parts;
         let proxies: Arc<Proxies> = Arc::clone(&operator.proxies);
         let both = (Arc::clone(&operator.ready), Arc::clone(&operator.metrics));
@@ -307,6 +315,7 @@ impl Bound {
         let mut tasks = JoinSet::new();
         let cutting = cut::keep_cutting(cutter, cuts, changed, tick.subscribe(), both.clone(), stop.clone());
         spawn(&mut tasks, "cut", cutting);
+        spawn(&mut tasks, "quoting", keep_quoting(quoting, stop.clone()));
         spawn(&mut tasks, "identity", own::keep_renewing(renewer, own, tick.subscribe(), both, stop.clone()));
         let metrics = (Arc::clone(&operator.metrics), operator.clock.clone());
         spawn(
@@ -329,6 +338,14 @@ impl Bound {
         spawn(&mut tasks, "readiness", http::serve(listeners.readiness, answer, stop.clone()));
         spawn(&mut tasks, "tick", keep_ticking(tick, stop.clone()));
         tasks
+    }
+}
+
+/// Owns the quoting device until the end.
+async fn keep_quoting(task: QuotingTask, stop: CancellationToken) -> Result<(), Error> {
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        () = task.run() => Ok(()),
     }
 }
 

@@ -80,8 +80,9 @@ fn start(arguments: &Arguments, level: LogLevel) -> anyhow::Result<()> {
 
 async fn run(bootstrap: &ProxyBootstrap, level: LogLevel) -> anyhow::Result<()> {
     let clock = Clock::new(Arc::new(rustls::time_provider::DefaultTimeProvider));
-    let source =
-        countersign_proxy::platform::open(&bootstrap.attester, &bootstrap.state_dir).context("attester")?;
+    let source = countersign_proxy::platform::open(&bootstrap.attester, &bootstrap.state_dir)
+        .await
+        .context("attester")?;
     let platform = source.platform();
     tracing::info!(driver = platform.driver, tee = %platform.tee, emulated = platform.emulated, "attester");
     let bound = build(bootstrap, clock, source, Some(level))?;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "test code")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -27,6 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("countersign-net", &[]),
+    ("countersign-broker", &["countersign-attester", "countersign-quoting", "countersign-net"]),
     (
         "countersign-proxy",
         &[
@@ -117,6 +119,42 @@ fn dependencies_run_one_way() {
             assert!(allowed.contains(&used), "{name} must not depend on {used}: see docs/architecture.md");
         }
     }
+}
+
+/// Files of our programs that ask an attester for evidence: the queue, which
+/// hashes what it is given, and the command that makes evidence of an emulated
+/// machine for tests (3-attestation, A14).
+const MAY_QUOTE: [&str; 2] = ["certs/quoting/src/source.rs", "cli/src/commands/emulate.rs"];
+
+#[test]
+fn nothing_but_the_queue_asks_a_device_for_quotes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut open: Vec<PathBuf> = ["certs", "config", "control-plane", "proxy", "cli"].map(Into::into).into();
+    let mut quoting = BTreeSet::new();
+    while let Some(path) = open.pop() {
+        for entry in std::fs::read_dir(root.join(&path)).expect("a directory") {
+            let entry = entry.expect("an entry");
+            let path = path.join(entry.file_name());
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type().expect("a type").is_dir() {
+                // The drivers themselves, and tests.
+                if name != "tests" && path != Path::new("certs/attester") {
+                    open.push(path);
+                }
+            } else if name.ends_with(".rs") && name != "tests.rs" {
+                let text = std::fs::read_to_string(entry.path()).expect("text");
+                let text = text.split("#[cfg(test)]\nmod ").next().expect("a first part");
+                // `Attester::evidence` is the only method of this name with an argument.
+                if text
+                    .match_indices(".evidence(")
+                    .any(|(at, call)| !text[at + call.len()..].starts_with(')'))
+                {
+                    quoting.insert(path.to_string_lossy().into_owned());
+                }
+            }
+        }
+    }
+    assert_eq!(quoting.iter().map(String::as_str).collect::<Vec<_>>(), MAY_QUOTE);
 }
 
 #[test]

@@ -18,6 +18,12 @@ pub enum SourceError {
     Overloaded(String),
 }
 
+impl From<SourceError> for countersign_attester::Error {
+    fn from(error: SourceError) -> Self {
+        Self::Unavailable { driver: "broker", missing: error.to_string() }
+    }
+}
+
 /// Why a request has no quote.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

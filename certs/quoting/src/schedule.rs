@@ -3,7 +3,7 @@
 //! A quote takes 40 ms to 1 s and speaks of up to 1024 sessions, so the art is
 //! to wait for company where nobody waits for us. A new hop never waits for
 //! company: it starts a quote as soon as the device is free, and whoever waits
-//! joins. Rounds of live hops are collected: their quotes start at least 500 ms
+//! joins. Rounds of live hops are collected: their quotes start at least 550 ms
 //! and four quoting times apart, so that at least three quarters of the time a
 //! new hop finds the device free, but early enough for the first deadline.
 
@@ -29,7 +29,9 @@ pub struct Options {
     pub solos_per_peer: usize,
     /// The most sessions in one quote.
     pub leaves: usize,
-    /// The least time between the starts of two quotes that are for rounds alone.
+    /// The least time between the starts of two quotes that are for rounds alone:
+    /// a little more than half a second, so that the device sees no more than
+    /// two in any second however late its thread starts.
     pub pause: Duration,
     /// The same in quoting times.
     pub pause_quotes: u32,
@@ -45,7 +47,7 @@ impl Default for Options {
             solos: 64,
             solos_per_peer: 8,
             leaves: MAX_LEAVES,
-            pause: Duration::from_millis(500),
+            pause: Duration::from_millis(550),
             pause_quotes: 4,
             patience: Duration::from_secs(30),
         }

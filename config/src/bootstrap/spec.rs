@@ -56,6 +56,8 @@ pub struct ProxyBootstrapSpec {
 pub enum Attester {
     /// A device of this machine.
     Device(Device),
+    /// `countersign-broker`, which is alone with the device of this machine.
+    Broker(Broker),
     /// An emulated platform, for tests: it proves nothing about hardware.
     Emulated(Box<Emulated>),
 }
@@ -64,6 +66,14 @@ impl Default for Attester {
     fn default() -> Self {
         Self::Device(Device::Auto)
     }
+}
+
+/// Where the broker is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Broker {
+    /// Its socket, as in `countersign-broker --socket`.
+    pub socket: FilePath,
 }
 
 /// Which device.

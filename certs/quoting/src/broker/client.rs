@@ -74,7 +74,7 @@ impl Client {
         Self { patience, ..self }
     }
 
-    async fn evidence(&self, subject: Subject) -> Result<Produced, SourceError> {
+    async fn ask(&self, subject: Subject) -> Result<Produced, SourceError> {
         let expected = subject.report_data().clone();
         match ask(&self.socket, &Request::Evidence(subject), self.patience).await? {
             // Formats differ, but the report data is in all of them as it is.
@@ -93,7 +93,7 @@ impl Source for Client {
     }
 
     fn quote(&self, subject: Arc<Subject>) -> Quoting<'_> {
-        Box::pin(self.evidence(Arc::unwrap_or_clone(subject)))
+        Box::pin(self.ask(Arc::unwrap_or_clone(subject)))
     }
 
     fn measure(&self, event: Event) -> Measuring<'_> {

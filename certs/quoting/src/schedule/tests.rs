@@ -87,8 +87,8 @@ fn who_comes_while_the_device_is_busy_joins_the_next_quote_with_those_who_wait()
 }
 
 #[test]
-fn rounds_are_collected_for_half_a_second_or_four_quoting_times() {
-    for (quote, pause) in [(QUOTE, 500), (Duration::from_millis(200), 800), (SECOND, 4000)] {
+fn rounds_are_collected_for_a_while_or_four_quoting_times() {
+    for (quote, pause) in [(QUOTE, 550), (Duration::from_millis(200), 800), (SECOND, 4000)] {
         let mut world = World::new();
         world.round(1, 10, 60 * SECOND).unwrap();
         // Nothing has started yet, so there is nothing to keep a distance from.
@@ -114,7 +114,7 @@ fn a_quote_for_a_new_hop_takes_the_waiting_rounds_with_it() {
     assert_eq!(world.quote(QUOTE), Step::Batch(vec![20, 11]));
     // And the distance counts from that one.
     world.round(1, 12, 60 * SECOND).unwrap();
-    assert_eq!(world.due(), Some(Duration::from_millis(500) - QUOTE));
+    assert_eq!(world.due(), Some(Duration::from_millis(550) - QUOTE));
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn a_device_that_fails_is_asked_again_but_rounds_keep_their_distance() {
     assert_eq!(world.poll(), Step::Batch(vec![10]));
     world.schedule.finished(world.now, false);
     world.round(1, 11, 60 * SECOND).unwrap();
-    assert_eq!(world.due(), Some(Duration::from_millis(500)));
+    assert_eq!(world.due(), Some(Duration::from_millis(550)));
     world.new_hop(1, 12).unwrap();
     assert_eq!(world.quote(QUOTE), Step::Batch(vec![12, 11]));
     assert_eq!(world.schedule.quoting_time(), Some(QUOTE));
