@@ -349,13 +349,22 @@ pub(crate) fn facts(claims: &Claims) -> Vec<(&'static str, String)> {
 
 /// Reads resources of files, with every problem of all of them.
 pub(crate) fn read_resources(paths: &[PathBuf]) -> Result<Vec<countersign_config::Resource>> {
+    read_documents(paths).map(|(resources, _)| resources)
+}
+
+/// The same, with the kinds of the bootstrap files among them.
+pub(crate) fn read_documents(
+    paths: &[PathBuf],
+) -> Result<(Vec<countersign_config::Resource>, Vec<&'static str>)> {
     let mut resources = Vec::new();
+    let mut bootstraps = Vec::new();
     let mut problems = Vec::new();
     let mut sources = Vec::new();
     for path in paths {
         for file in input::files(path, &["yaml", "yml"])? {
             let (name, text) = (shown(&file), input::read_text(&file)?);
-            if is_bootstrap(&text) {
+            if let Some(kind) = bootstrap_kind(&text) {
+                bootstraps.push(kind);
                 problems
                     .extend(countersign_config::bootstrap::validate(&name, &text).err().unwrap_or_default());
             } else {
@@ -367,12 +376,16 @@ pub(crate) fn read_resources(paths: &[PathBuf]) -> Result<Vec<countersign_config
             sources.push((name, text));
         }
     }
-    if problems.is_empty() { Ok(resources) } else { Err(Failure::Problems(problems, sources)) }
+    if problems.is_empty() { Ok((resources, bootstraps)) } else { Err(Failure::Problems(problems, sources)) }
 }
 
-/// Whether a file is what a process starts from, and no resource.
-fn is_bootstrap(text: &str) -> bool {
-    text.lines().any(|line| matches!(line.trim_end(), "kind: ProxyBootstrap" | "kind: ControlPlaneBootstrap"))
+/// The kind of a file that a process starts from, which is no resource.
+fn bootstrap_kind(text: &str) -> Option<&'static str> {
+    text.lines().find_map(|line| match line.trim_end() {
+        "kind: ProxyBootstrap" => Some("ProxyBootstrap"),
+        "kind: ControlPlaneBootstrap" => Some("ControlPlaneBootstrap"),
+        _ => None,
+    })
 }
 
 /// A file as messages name it.

@@ -179,6 +179,9 @@ impl Client {
                 .map_err(Failure::failed)?;
         let named =
             |e: &dyn std::fmt::Display| Failure::failed(format!("control plane {}: {e}", context.server));
+        let silent = |e: &dyn std::fmt::Display| {
+            Failure::unreachable(format!("control plane {}: {e}", context.server))
+        };
         let handshake = async {
             let io = TcpStream::connect(&context.server).await.map_err(HandshakeError::Io)?;
             let _ = io.set_nodelay(true);
@@ -186,8 +189,8 @@ impl Client {
         };
         let handshaken = tokio::time::timeout(timeout, handshake)
             .await
-            .map_err(|_| named(&format!("no answer within {} s", timeout.as_secs())))?
-            .map_err(|e| named(&e))?;
+            .map_err(|_| silent(&format!("no answer within {} s", timeout.as_secs())))?
+            .map_err(|e| if matches!(e, HandshakeError::Io(_)) { silent(&e) } else { named(&e) })?;
         let peer = handshaken.admission.clone();
         let mut stream = Some(handshaken.stream);
         let channel = Endpoint::from_static("http://control-plane")
@@ -247,6 +250,7 @@ fn refused(status: &tonic::Status) -> Failure {
     let text = format!("the control plane refuses: {}", status.message());
     match status.code() {
         tonic::Code::InvalidArgument | tonic::Code::NotFound => Failure::input(text),
+        tonic::Code::Unavailable => Failure::unreachable(text),
         _ => Failure::failed(text),
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum Failure {
     Input(anyhow::Error),
     /// The world is: exit code 1.
     Failed(anyhow::Error),
+    /// Nobody answered: exit code 3, which no denial has.
+    Unreachable(anyhow::Error),
     /// Documents with problems, and the text of each file for the snippets: exit code 2.
     Problems(Vec<Problem>, Vec<(String, String)>),
 }
@@ -46,10 +48,16 @@ impl Failure {
         Self::Failed(anyhow::anyhow!("{what}"))
     }
 
+    /// Nobody answered.
+    pub(crate) fn unreachable(what: impl fmt::Display) -> Self {
+        Self::Unreachable(anyhow::anyhow!("{what}"))
+    }
+
     /// The exit code.
     pub(crate) const fn code(&self) -> u8 {
         match self {
             Self::Failed(_) => 1,
+            Self::Unreachable(_) => 3,
             Self::Input(_) | Self::Problems(..) => 2,
         }
     }
@@ -58,7 +66,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Input(error) | Self::Failed(error) => write!(f, "{error:#}"),
+            Self::Input(error) | Self::Failed(error) | Self::Unreachable(error) => write!(f, "{error:#}"),
             Self::Problems(problems, _) => write!(f, "{} problems", problems.len()),
         }
     }

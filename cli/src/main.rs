@@ -3,7 +3,7 @@
 //! **Enters**: a command line, files, and what a control plane or a peer
 //! answers. **Leaves**: text for people or JSON for programs on standard output,
 //! errors on standard error, and an exit code: 0 for a pass, 1 for a denial or
-//! a failed check, 2 for wrong usage or bad input.
+//! a failed check, 2 for wrong usage or bad input, 3 when nobody answers.
 //!
 //! **Guaranteed**: input is bounded; text from files and peers cannot steer the
 //! terminal; nothing that was not verified is shown as if it were. One module a

@@ -27,6 +27,9 @@ pub(crate) const DIM: Style = Style::new().dimmed();
 /// Names.
 pub(crate) const NAME: Style = AnsiColor::Cyan.on_default();
 
+/// A run of hexadecimal digits that is a digest, and no number or port.
+const LONG_DIGEST: usize = 24;
+
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
@@ -56,6 +59,16 @@ impl Output {
         let mut out = anstream::stdout().lock();
         // A reader that went away (`| head`) is no error of ours.
         let _ = writeln!(out, "{}", text.as_ref());
+    }
+
+    /// A line of the answer that fits the terminal: long digests are shortened, and
+    /// what is still too long goes on below. With `whole` as it is.
+    pub(crate) fn fitted(&mut self, text: impl AsRef<str>, whole: bool) {
+        if whole {
+            self.line(text);
+        } else {
+            fit(&shortened(text.as_ref()), usize::from(self.width)).iter().for_each(|line| self.line(line));
+        }
     }
 
     /// Bytes as they are.
@@ -145,6 +158,46 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Text with every long run of hexadecimal digits cut to its ends.
+pub(crate) fn shortened(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(rest.len());
+        let (run, after) = rest.split_at(digits);
+        match (run.get(..4), run.get(digits.saturating_sub(2)..)) {
+            (Some(first), Some(last)) if digits >= LONG_DIGEST => out.push_str(&format!("{first}…{last}")),
+            _ => out.push_str(run),
+        }
+        let other = after.find(|c: char| c.is_ascii_hexdigit()).unwrap_or(after.len());
+        let (between, next) = after.split_at(other);
+        out.push_str(between);
+        rest = next;
+    }
+    out
+}
+
+/// The lines, of at most `width` columns if words allow it, that a line becomes;
+/// colours count nothing. What follows the first is indented below it.
+pub(crate) fn fit(text: &str, width: usize) -> Vec<String> {
+    let columns = |text: &str| anstream::adapter::strip_str(text).to_string().chars().count();
+    let plain = anstream::adapter::strip_str(text).to_string();
+    let indent = plain.chars().take_while(|c| !c.is_alphanumeric()).count().min(width / 2) + 2;
+    let mut lines = Vec::new();
+    let (mut line, mut used) = (String::new(), 0);
+    for word in text.split_inclusive(' ') {
+        let (visible, bare) = (columns(word), columns(word.trim_end_matches(' ')));
+        if used + bare > width && used > indent {
+            lines.push(line.trim_end_matches(' ').to_owned());
+            (line, used) = (" ".repeat(indent), indent);
+        }
+        line.push_str(word);
+        used += visible;
+    }
+    lines.push(line);
+    lines
+}
+
 /// A problem of a document, with the line it is in and a caret below the column.
 pub(crate) fn snippet(problem: &countersign_config::Problem, text: Option<&str>) -> String {
     let (style, word) = match problem.severity {
@@ -157,12 +210,9 @@ pub(crate) fn snippet(problem: &countersign_config::Problem, text: Option<&str>)
         format!("{}:{}:{}", clean(&problem.file), problem.line, problem.column)
     };
     let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
-    let mut out = format!(
-        "{HEADING}{place}{HEADING:#}: {}: {}{}",
-        paint(style, word),
-        clean(&path),
-        clean(&problem.message)
-    );
+    // What the control plane finds when nothing was read from a file has no place.
+    let place = if place.is_empty() { place } else { format!("{HEADING}{place}{HEADING:#}: ") };
+    let mut out = format!("{place}{}: {}{}", paint(style, word), clean(&path), clean(&problem.message));
     // An operator's context or a key, by mistake: errors end in logs and tickets.
     let text = text.filter(|text| !text.contains("PRIVATE KEY"));
     let line = usize::try_from(problem.line).ok().and_then(|n| n.checked_sub(1));
@@ -220,6 +270,33 @@ mod tests {
             plain(&snippet(&problem, None)),
             "p.yaml:2:3: error: spec.mod: unknown field\n hint: did you mean mode?"
         );
+    }
+
+    #[test]
+    fn a_long_line_is_shortened_and_goes_on_below() {
+        let digest = "ab".repeat(48);
+        assert_eq!(shortened(&format!("mrTd is {digest}, at 8443")), "mrTd is abab…ab, at 8443");
+        let text = format!("  └─ {} {}", paint(BAD, "✗"), ["word"; 40].join(" "));
+        let lines = fit(&text, 60);
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        assert!(lines.iter().all(|line| plain(line).chars().count() <= 60), "{lines:?}");
+        assert!(lines[1].starts_with("         word"), "{lines:?}");
+        assert_eq!(fit("short", 60), ["short"]);
+        assert_eq!(fit(&digest, 60), [digest]);
+    }
+
+    #[test]
+    fn a_problem_without_a_file_has_no_place() {
+        let problem = countersign_config::Problem {
+            severity: Severity::Error,
+            file: String::new(),
+            line: 0,
+            column: 0,
+            path: "AttestationPolicy a/b".into(),
+            message: "m".into(),
+            hint: None,
+        };
+        assert_eq!(plain(&snippet(&problem, None)), "error: AttestationPolicy a/b: m");
     }
 
     #[test]

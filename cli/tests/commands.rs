@@ -181,6 +181,25 @@ fn an_event_log_must_land_on_its_quote_and_is_judged_by_the_policy() {
 }
 
 #[test]
+fn verify_keeps_to_the_width_and_says_what_to_do_here() {
+    let dir = temporary();
+    let vendor = json(&countersign(dir.path(), &["emulate", "init", "vendor", "-o", "json"]));
+    let root = vendor["roots"]["intel"].as_str().expect("a root");
+    countersign(dir.path(), &["emulate", "evidence", "vendor", "--tdx", "-o", "quote.bin"]);
+    let verify = ["verify", "quote.bin", "--collateral", "vendor/collateral"];
+    let refused = out(&countersign(dir.path(), &verify));
+    assert!(refused.contains(&format!("--emulated-root {root}")), "{refused}");
+    let admitted = [&verify[..], &["--emulated-root", root]].concat();
+    let short = out(&countersign(dir.path(), &admitted));
+    let longest = |text: &str| text.lines().map(|line| line.chars().count()).max();
+    assert!(longest(&short) <= Some(100), "{short}");
+    let whole = out(&countersign(dir.path(), &[&admitted[..], &["-v"]].concat()));
+    assert!(whole.contains(&"d0".repeat(48)) && !short.contains(&"d0".repeat(48)), "{whole}");
+    let without = out(&countersign(dir.path(), &["verify", "quote.bin", "--emulated-root", root]));
+    assert!(without.contains("--collateral") && !without.contains("control plane"), "{without}");
+}
+
+#[test]
 fn a_changed_byte_a_wrong_time_and_wrong_report_data_fail() {
     let dir = temporary();
     let vendor = json(&countersign(dir.path(), &["emulate", "init", "vendor", "-o", "json"]));
@@ -248,6 +267,45 @@ fn validate_points_at_every_problem() {
 }
 
 #[test]
+fn a_bootstrap_file_is_called_by_its_kind() {
+    let dir = temporary();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/examples/control-plane.yaml");
+    let example = example.to_str().expect("UTF-8");
+    let told = out(&countersign(dir.path(), &["validate", "-f", example]));
+    assert_eq!(told.trim(), "valid (ControlPlaneBootstrap)");
+    let told = json(&countersign(dir.path(), &["validate", "-f", example, "-o", "json"]));
+    assert_eq!(told["bootstraps"][0], "ControlPlaneBootstrap");
+}
+
+#[test]
+fn inspect_reads_what_s_client_says_and_sends_a_quote_to_verify() {
+    let dir = temporary();
+    // The example of the help: a listener of the mesh answers only to its own protocol.
+    let help = out(&countersign(dir.path(), &["inspect", "--help"]));
+    assert!(help.contains("-alpn ratls-h2/1 -showcerts"), "{help}");
+    countersign(dir.path(), &["emulate", "init", "vendor"]);
+    countersign(dir.path(), &["emulate", "evidence", "vendor", "--tdx", "-o", "quote.bin"]);
+    let refused = countersign(dir.path(), &["inspect", "quote.bin"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(err(&refused).contains("an Intel TDX quote: countersign verify quote.bin"), "{}", err(&refused));
+    let Some(corpus) = corpus() else { return };
+    let pem =
+        std::fs::read_to_string(corpus.join("ra-tls/ratls-gramine-interop.pem")).expect("a certificate");
+    let said = format!("CONNECTED(00000003)\n---\nCertificate chain\n 0 s:\n   i:\n{pem}---\nDONE\n");
+    std::fs::write(dir.path().join("said.txt"), said).expect("written");
+    assert_eq!(countersign(dir.path(), &["inspect", "said.txt"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_peer_that_is_not_there_is_no_denial() {
+    let dir = temporary();
+    // Port 1 of this host: nobody listens there.
+    let output = countersign(dir.path(), &["connect", "127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(3), "{}", err(&output));
+    assert_eq!(err(&output).matches("refused").count(), 1, "{}", err(&output));
+}
+
+#[test]
 fn every_schema_is_json() {
     let dir = temporary();
     let kinds = out(&countersign(dir.path(), &["schema"]));
@@ -296,6 +354,14 @@ fn explain_answers_from_files_without_a_control_plane() {
     let unknown =
         countersign(dir.path(), &["explain", "payments/nobody", "payments/ledger", "-f", "payments.yaml"]);
     assert_eq!(unknown.status.code(), Some(2), "{}", err(&unknown));
+    for meant in ["audit", "payments/audti"] {
+        let unknown = countersign(dir.path(), &["explain", meant, "payments/ledger", "-f", "payments.yaml"]);
+        assert!(err(&unknown).contains("did you mean payments/audit?"), "{}", err(&unknown));
+    }
+    let denied = ["explain", "payments/audit", "payments/ledger", "--port", "9", "-v", "-f", "payments.yaml"];
+    let denied = out(&countersign(dir.path(), &denied));
+    assert!(denied.contains("rules[0] allows ports 8443, asked: 9"), "{denied}");
+    assert!(denied.contains("remedy  apply an AuthorizationPolicy"), "{denied}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub mod view;
 pub use guard::Guard;
 pub use problem::Problem;
 pub use resource::{Key, Kind, Resource, parse};
+pub use schema::check::nearest;
 pub use view::demand::{Demands, Levels};
 pub use view::session::{SessionAdmission, SessionEvidence, SessionLog};
 pub use view::{Built, Inputs, View};

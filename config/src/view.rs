@@ -157,6 +157,14 @@ impl View {
         self.workloads.get(name)
     }
 
+    /// The name, `namespace/name`, of the WorkloadIdentity that somebody who wrote `name` meant.
+    #[must_use]
+    pub fn workload_like(&self, name: &str) -> Option<&str> {
+        let same = |known: &&str| known.rsplit('/').next() == Some(name);
+        let known = || self.workloads.keys().map(String::as_str);
+        known().filter(same).min().or_else(|| crate::nearest(name, known()))
+    }
+
     /// The AttestationPolicies as the appraisal reads them, with the forms of
     /// evidence that each accepts: for tools that appraise offline.
     pub fn policies(

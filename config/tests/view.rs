@@ -242,6 +242,18 @@ fn calls_are_decided_in_the_order_of_istio() {
             assert!(decision.rule.starts_with("AuthorizationPolicy payments/allow, rules["), "{decision:?}");
         }
     }
+    let ports = decide(&allow(
+        "[{ to: [{ ports: [9] }] }, { from: [{ principals: [\"spiffe://demo.example/x\"] }] }]",
+    ));
+    assert_eq!(
+        ports.rule,
+        format!(
+            "default deny: no rule of payments/allow allows port 8443: payments/allow rules[0] allows ports 9, \
+             asked: 8443; payments/allow rules[1] allows callers spiffe://demo.example/x, asked by: {LEDGER} (tdx)"
+        )
+    );
+    let many = decide(&allow(&format!("[{}]", ["{ to: [{ ports: [1, 2, 3, 4, 5, 6] }] }"; 9].join(","))));
+    assert!(many.rule.contains("1, 2, 3, 4 and 2 more") && many.rule.ends_with("; and 5 more"), "{many:?}");
     let denied = decide(&(allow("[{}]") + &authorization("deny", "Deny", "[{ to: [{ ports: [8443] }] }]")));
     assert_eq!(
         (denied.allowed, denied.rule.as_str()),

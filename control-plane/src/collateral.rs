@@ -32,6 +32,11 @@ impl Directory {
     /// Reads again if something changed since the last time. Returns whether it did.
     /// After an error the last items stay, and the next call tries again.
     pub(crate) fn refresh(&mut self) -> io::Result<bool> {
+        let read = self.read_again();
+        read.map_err(|e| io::Error::new(e.kind(), format!("collateralDir {}: {e}", self.path.display())))
+    }
+
+    fn read_again(&mut self) -> io::Result<bool> {
         let look = look(&self.path)?;
         if self.look.as_ref() == Some(&look) {
             return Ok(false);
@@ -52,4 +57,16 @@ fn look(path: &Path) -> io::Result<Look> {
     }
     look.sort();
     Ok(look)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let missing = Path::new("/no/such/collateral");
+        let error = Directory::new(missing.to_owned()).refresh().unwrap_err();
+        assert!(error.to_string().starts_with("collateralDir /no/such/collateral: "), "{error}");
+    }
 }

@@ -51,10 +51,21 @@ async fn main() -> ExitCode {
     match run(&arguments.config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes. Many say their cause themselves: it is not said twice.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 async fn run(path: &Path) -> anyhow::Result<()> {
@@ -95,5 +106,17 @@ fn start_logging(filter: Targets, format: Format) {
     match format {
         Format::Text => registry.with(lines).init(),
         Format::Json => registry.with(lines.json()).init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || anyhow::anyhow!("address in use");
+        assert_eq!(told(&cause().context("listen")), "listen: address in use");
+        assert_eq!(told(&cause().context("listen: address in use")), "listen: address in use");
     }
 }

@@ -249,17 +249,21 @@ impl Shared {
 
     #[allow(clippy::result_large_err, reason = "tonic's own type")]
     pub(crate) fn explain(&self, wanted: &proto::ExplainRequest) -> Result<proto::ExplainResponse, Status> {
-        let view = Arc::clone(&self.cuts.borrow().view);
+        let cut = Arc::clone(&self.cuts.borrow());
+        let view = Arc::clone(&cut.view);
         let port = u16::try_from(wanted.port)
             .map_err(|_| refusal::with_reason(Reason::BadRequest, format!("{} is no port", wanted.port)))?;
         let now = self.clock.now();
         let resolve = |what: &str| {
-            let found = self.proxies.find(what);
+            let found = self.proxies.find(what, cut.snapshot.generation());
             let of_proxy = found.as_ref().and_then(|(_, admission)| admission.presented.id.clone());
             let id = of_proxy.or_else(|| view.workload(what).cloned()).or_else(|| SpiffeId::parse(what).ok());
             let missing = || {
-                let text =
-                    format!("{what:?} is no SPIFFE ID, no proxy and no WorkloadIdentity namespace/name");
+                let hint = view.workload_like(what).map(|like| format!("; did you mean {like}?"));
+                let text = format!(
+                    "{what:?} is no SPIFFE ID, no proxy and no WorkloadIdentity namespace/name{}",
+                    hint.unwrap_or_default()
+                );
                 refusal::with_reason(Reason::BadRequest, text)
             };
             Ok::<_, Status>((id.ok_or_else(missing)?, found))
@@ -305,12 +309,30 @@ type Found = (proto::ProxyStatus, Arc<countersign_ratls::Admission>);
 fn presence(title: &str, id: &SpiffeId, found: &Option<Found>) -> proto::Step {
     let (ok, text) = match found {
         Some((proxy, _)) if proxy.connected => {
-            (true, format!("{id}: proxy {} is connected, {}", proxy.name, proxy.tee))
+            let doubt = unsynced(proxy).map(|why| format!("\nwarning: {why}")).unwrap_or_default();
+            (true, format!("{id}: proxy {} is connected, {}{doubt}", proxy.name, proxy.tee))
         }
         Some((proxy, _)) => (false, format!("{id}: proxy {} is not connected", proxy.name)),
         None => (false, format!("{id}: no proxy of it was ever seen by this control plane")),
     };
     proto::Step { title: title.to_owned(), ok, text, json: String::new() }
+}
+
+/// Why a proxy may decide otherwise than we explain: what it uses is not what we have.
+fn unsynced(proxy: &proto::ProxyStatus) -> Option<String> {
+    let (name, used) = (&proxy.name, proxy.generation_in_use);
+    let why = match proxy.state.as_str() {
+        "synced" => return None,
+        "ahead" => {
+            "it has seen a newer generation, or another of the same number, than this control plane has"
+        }
+        "nacked" => "it rejects something of what it was sent: countersign status",
+        _ => "the newest configuration is on its way to it",
+    };
+    Some(format!(
+        "proxy {name} is {}, generation {used} in use, and may decide otherwise: {why}",
+        proxy.state
+    ))
 }
 
 fn step(title: &str, ok: bool, text: String, behind: &impl serde::Serialize) -> proto::Step {
@@ -380,4 +402,28 @@ fn problems(problems: &[Problem]) -> Vec<proto::Problem> {
 fn internal(error: &impl std::fmt::Display) -> Status {
     tracing::error!(%error, "internal error");
     refusal::with_reason(Reason::Internal, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_explanation_warns_of_a_proxy_that_uses_something_else() {
+        let doubt = |state: &str| {
+            let proxy = proto::ProxyStatus {
+                name: "ledger-0".to_owned(),
+                state: state.to_owned(),
+                connected: true,
+                generation_in_use: 17,
+                ..Default::default()
+            };
+            unsynced(&proxy)
+        };
+        assert_eq!(doubt("synced"), None);
+        for state in ["stale", "nacked", "ahead"] {
+            let told = doubt(state).unwrap();
+            assert!(told.starts_with(&format!("proxy ledger-0 is {state}, generation 17 in use")), "{told}");
+        }
+    }
 }

@@ -204,12 +204,13 @@ impl Proxies {
         self.lock().records.values().map(look).collect()
     }
 
-    /// The admission of a connected proxy, by SPIFFE ID, proxy name or workload.
-    pub(crate) fn find(&self, what: &str) -> Option<(proto::ProxyStatus, Arc<Admission>)> {
+    /// A proxy as it is when `generation` is the newest, and its admission; by SPIFFE ID,
+    /// proxy name or workload.
+    pub(crate) fn find(&self, what: &str, generation: u64) -> Option<(proto::ProxyStatus, Arc<Admission>)> {
         let inner = self.lock();
         let names = |r: &&Record| r.id() == what || r.peer.proxy == what || r.peer.workload == what;
         let record = inner.records.values().filter(names).max_by_key(|r| (r.connected, r.last_seen))?;
-        Some((record.to_proto(record.acked()), Arc::clone(&record.admission)))
+        Some((record.to_proto(generation), Arc::clone(&record.admission)))
     }
 
     /// Counts by state.

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::watch;
 
 /// A value with the revision that wrote it.
@@ -145,7 +145,13 @@ impl Embedded {
             .map_err(failed)?;
         let mut builder = Database::builder();
         builder.set_cache_size(16 << 20);
-        let database = builder.create_file(file).map_err(failed)?;
+        let database = builder.create_file(file).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StoreError::Backend(format!(
+                "another process has {} open: one control plane for each stateDir",
+                path.display()
+            )),
+            other => failed(other),
+        })?;
         let transaction = database.begin_write().map_err(failed)?;
         {
             transaction.open_table(DATA).map_err(failed)?;

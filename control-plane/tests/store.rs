@@ -65,7 +65,8 @@ fn the_file_is_for_us_alone_and_for_one_process() {
     let _store = open(directory.path());
     let path = directory.path().join("store.redb");
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(matches!(Embedded::open(&path), Err(StoreError::Backend(_))));
+    let Err(StoreError::Backend(why)) = Embedded::open(&path) else { panic!("opened twice") };
+    assert!(why.contains("another process has") && why.contains("store.redb"), "{why}");
 }
 
 #[test]

@@ -51,10 +51,21 @@ fn main() -> ExitCode {
     match start(&arguments, level) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes. Many say their cause themselves: it is not said twice.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn start(arguments: &Arguments, level: LogLevel) -> anyhow::Result<()> {
@@ -141,4 +152,16 @@ fn log(arguments: &Arguments) -> anyhow::Result<LogLevel> {
         }
         handle.with_current(ToString::to_string).map_err(|error| error.to_string())
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || anyhow::anyhow!("address in use");
+        assert_eq!(told(&cause().context("listen")), "listen: address in use");
+        assert_eq!(told(&cause().context("listen: address in use")), "listen: address in use");
+    }
 }

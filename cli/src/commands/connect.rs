@@ -182,7 +182,7 @@ fn identity(args: &Args, context: Option<&Context>) -> Result<(Identity, String)
 
 async fn handshake(args: &Args, connector: &Connector) -> Result<Tls> {
     let deadline = Duration::from_secs(args.timeout);
-    let unreachable = |e: &dyn std::fmt::Display| Failure::failed(format!("{}: {e}", args.target));
+    let unreachable = |e: &dyn std::fmt::Display| Failure::unreachable(format!("{}: {e}", args.target));
     let io = tokio::time::timeout(deadline, TcpStream::connect(&args.target))
         .await
         .map_err(|_| unreachable(&format!("no connection within {} s", args.timeout)))?

@@ -17,7 +17,9 @@ use crate::output::{DIM, Format, GOOD, NOTE, Output, paint};
 #[command(after_help = "Examples:
   countersign delete attpol ledger-peers -n payments
   countersign delete -f policy.yaml
-  countersign delete refval ledger-2026-11 -n payments --dry-run")]
+  countersign delete refval ledger-2026-11 -n payments --dry-run
+
+Deleting a name that is not there is exit code 1; what files name (-f) may be gone already.")]
 pub(crate) struct Args {
     /// The kind, in any of its spellings
     #[arg(value_parser = kind, requires = "name", required_unless_present = "file")]
@@ -44,7 +46,8 @@ pub(crate) struct Args {
 pub(crate) fn kind(text: &str) -> std::result::Result<Kind, String> {
     Kind::from_name(text).ok_or_else(|| {
         let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-        format!("kinds are {}", known.join(", "))
+        let near = countersign_config::nearest(text, known.iter().copied());
+        near.map_or_else(|| format!("kinds are {}", known.join(", ")), |near| format!("did you mean {near}?"))
     })
 }
 
@@ -88,7 +91,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
             "generation": response.generation, "dryRun": args.dry_run, "problems": problems,
             "deleted": names(&response.deleted), "absent": names(&response.absent),
         }));
-        return Ok(Outcome::Pass);
+        return Ok(outcome(args, &response));
     }
     for problem in &problems {
         out.note(crate::output::snippet(problem, None));
@@ -102,5 +105,34 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
     if args.dry_run {
         out.line(paint(NOTE, "dry run: nothing was changed"));
     }
-    Ok(Outcome::Pass)
+    Ok(outcome(args, &response))
+}
+
+/// A name that somebody typed and that is not there is most likely misspelt;
+/// files may be deleted twice.
+fn outcome(args: &Args, response: &proto::DeleteResponse) -> Outcome {
+    Outcome::pass_if(args.kind.is_none() || response.absent.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn only_a_typed_name_must_be_there() {
+        let absent =
+            proto::DeleteResponse { absent: vec![proto::ResourceKey::default()], ..Default::default() };
+        let typed = Cli::parse_from(["delete", "attpol", "ledgr"]).args;
+        let files = Cli::parse_from(["delete", "-f", "policy.yaml"]).args;
+        assert_eq!(outcome(&typed, &absent), Outcome::Denied);
+        assert_eq!(outcome(&typed, &proto::DeleteResponse::default()), Outcome::Pass);
+        assert_eq!(outcome(&files, &absent), Outcome::Pass);
+    }
 }

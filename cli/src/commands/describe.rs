@@ -4,7 +4,7 @@ use countersign_config::Kind;
 use countersign_wire::proto;
 
 use super::delete::{kind, namespace_of};
-use super::get::{clean_document, resource, state, with_status};
+use super::get::{clean_document, find, resource, state, with_status};
 use crate::context::{ContextArgs, ask};
 use crate::failure::{Failure, Outcome, Result};
 use crate::output::{BAD, Format, HEADING, Output, clean, paint};
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
         namespace: namespace_of(args.kind, &args.namespace),
         name: args.name.clone(),
     };
-    let response = ask(&args.context, async |mut client| client.list(request).await)?;
+    let response = ask(&args.context, async |client| find(client, request).await)?;
     let Some(item) = response.items.first() else {
         return Err(Failure::input(format!("there is no {} {}", args.kind.name(), args.name)));
     };

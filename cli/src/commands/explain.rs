@@ -14,7 +14,7 @@ use crate::appraisal::read_resources;
 use crate::context::{ContextArgs, ask};
 use crate::failure::{Failure, Outcome, Result};
 use crate::input;
-use crate::output::{BAD, DIM, Format, GOOD, NAME, Output, clean, paint};
+use crate::output::{BAD, DIM, Format, GOOD, NAME, NOTE, Output, clean, paint};
 
 /// Say whether one workload may call another, and why
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ use crate::output::{BAD, DIM, Format, GOOD, NAME, Output, clean, paint};
   countersign explain payments/audit payments/ledger --port 8443 -f policies/
 
 The control plane decides with what it last saw of both sides: exit code 0 when the
-call is allowed, 1 when it is not. SRC and DST are SPIFFE IDs, names of proxies, or
+call is allowed, 1 when it is not, 3 when there is no answer. SRC and DST are SPIFFE IDs, names of proxies, or
 NAMESPACE/NAME of a WorkloadIdentity. With -f no control plane is asked: the answer is
 what the files say, and what both sides would have to prove.")]
 pub(crate) struct Args {
@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Ask these files, not the control plane (may be repeated)
     #[arg(short, long = "file", value_name = "PATH", conflicts_with = "context")]
     file: Vec<PathBuf>,
+    /// Digests and lines at their whole length, as JSON has them always
+    #[arg(short, long)]
+    verbose: bool,
     #[command(flatten)]
     context: ContextArgs,
     /// The form of the answer
@@ -60,7 +63,9 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
     match args.output {
         Format::Json => out.json(&document(&response)),
         Format::Text => {
-            lines(&args.source, &args.destination, &response).iter().for_each(|line| out.line(line));
+            for line in lines(&args.source, &args.destination, &response) {
+                out.fitted(line, args.verbose);
+            }
         }
     }
     Ok(Outcome::pass_if(response.allowed))
@@ -77,8 +82,13 @@ fn offline(args: &Args) -> Result<proto::ExplainResponse> {
     }
     let view = built.view;
     let named = |what: &str| {
-        let missing =
-            || Failure::input(format!("{what:?} is no SPIFFE ID and no WorkloadIdentity of the files"));
+        let missing = || {
+            let hint = view.workload_like(what).map(|like| format!("; did you mean {like}?"));
+            Failure::input(format!(
+                "{what:?} is no SPIFFE ID and no WorkloadIdentity of the files{}",
+                hint.unwrap_or_default()
+            ))
+        };
         view.workload(what).cloned().or_else(|| SpiffeId::parse(what).ok()).ok_or_else(missing)
     };
     let (source, destination) = (named(&args.source)?, named(&args.destination)?);
@@ -143,8 +153,14 @@ pub(crate) fn lines(source: &str, destination: &str, response: &proto::ExplainRe
         let mut text = if denial.is_empty() { step.text.as_str() } else { "" }.lines();
         let first = text.next().map(|line| format!(": {}", clean(line))).unwrap_or_default();
         lines.push(format!("  {mark} {}{first}", clean(&step.title)));
-        lines.extend(text.map(|line| format!("    {}", clean(line))));
+        lines.extend(text.map(|line| match line.strip_prefix("warning: ") {
+            Some(doubt) => format!("    {} {}", paint(NOTE, "warning:"), clean(doubt)),
+            None => format!("    {}", clean(line)),
+        }));
         lines.extend(denial);
+        if !step.ok && step.title == "authorization" {
+            lines.push(format!("    remedy  {}", Reason::AuthorizationDenied.remedy()));
+        }
     }
     let of = match response.generation {
         0 => "as the files say; the control plane was not asked".to_owned(),

@@ -5,7 +5,7 @@ use countersign_wire::proto;
 use serde_json::{Value, json};
 
 use super::delete::{kind, namespace_of};
-use crate::context::{ContextArgs, ask};
+use crate::context::{Client, ContextArgs, ask};
 use crate::failure::{Failure, Outcome, Result};
 use crate::output::{DIM, Output, clean, paint};
 
@@ -59,10 +59,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
         namespace,
         name: args.name.clone().unwrap_or_default(),
     };
-    let response = ask(&args.context, async |mut client| client.list(request).await)?;
-    if let (Some(name), true) = (&args.name, response.items.is_empty()) {
-        return Err(Failure::input(format!("there is no {} {name}", args.kind.name())));
-    }
+    let response = ask(&args.context, async |client| find(client, request).await)?;
     match args.output {
         Form::Json => {
             let items: Vec<Value> = response.items.iter().map(with_status).collect();
@@ -83,6 +80,39 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
         }
     }
     Ok(Outcome::Pass)
+}
+
+/// Lists; a name that is not there is a failure that says what is.
+pub(crate) async fn find(mut client: Client, request: proto::ListRequest) -> Result<proto::ListResponse> {
+    let response = client.list(request.clone()).await?;
+    if request.name.is_empty() || !response.items.is_empty() {
+        return Ok(response);
+    }
+    let all = proto::ListRequest { kind: request.kind.clone(), ..Default::default() };
+    let there: Vec<_> = client.list(all).await?.items.iter().filter_map(place).collect();
+    Err(Failure::input(absent(&request, &there)))
+}
+
+/// Namespace and name of an item.
+fn place(item: &proto::Item) -> Option<(String, String)> {
+    let value: Value = serde_json::from_str(&item.json).ok()?;
+    let text = |pointer: &str| Some(value.pointer(pointer)?.as_str()?.to_owned());
+    Some((text("/metadata/namespace").unwrap_or_default(), text("/metadata/name")?))
+}
+
+/// That there is none of this name, and which one was meant.
+fn absent(wanted: &proto::ListRequest, there: &[(String, String)]) -> String {
+    let proto::ListRequest { kind, namespace, name } = wanted;
+    let elsewhere: Vec<_> =
+        there.iter().filter(|(_, n)| n == name).map(|(ns, _)| format!("-n {ns}")).collect();
+    let near = there.iter().filter(|(ns, _)| namespace.is_empty() || ns == namespace);
+    let hint = match countersign_config::nearest(name, near.map(|(_, name)| name.as_str())) {
+        _ if !elsewhere.is_empty() => format!("; there is one with {}", elsewhere.join(" and ")),
+        Some(near) => format!("; did you mean {near}?"),
+        None => String::new(),
+    };
+    let of = if namespace.is_empty() { String::new() } else { format!(" in the namespace {namespace}") };
+    format!("there is no {kind} {name}{of}{hint}")
 }
 
 /// A resource of an answer.
@@ -171,5 +201,29 @@ fn summary(value: &Value) -> String {
             format!("{}, {} rules", if action.is_empty() { "Allow" } else { &action }, count("rules"))
         }
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_not_there_brings_the_one_that_was_meant() {
+        let there = [("payments", "ledger-peers"), ("default", "control-plane")]
+            .map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+        let told = |namespace: &str, name: &str| {
+            let wanted = proto::ListRequest {
+                kind: "AttestationPolicy".to_owned(),
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            };
+            absent(&wanted, &there)
+        };
+        assert!(
+            told("default", "ledger-peers").ends_with("namespace default; there is one with -n payments")
+        );
+        assert!(told("payments", "ledger-pers").ends_with("; did you mean ledger-peers?"));
+        assert_eq!(told("", "xyz"), "there is no AttestationPolicy xyz");
     }
 }

@@ -16,9 +16,10 @@ use crate::output::{BAD, DIM, Format, GOOD, HEADING, NOTE, Output, clean, paint}
 #[command(after_help = "Examples:
   countersign inspect peer.pem
   countersign inspect svid.der -o json
-  openssl s_client -connect ledger:15008 -showcerts | countersign inspect -
+  openssl s_client -connect ledger:15008 -alpn ratls-h2/1 -showcerts </dev/null | countersign inspect -
   countersign inspect -
 
+A listener of the mesh answers only those who offer the protocol that it speaks, hence -alpn.
 Nothing is verified: neither signatures nor evidence. Use `countersign verify` for that.
 Exit code 1 when the certificate breaks the X.509-SVID profile or its evidence does
 not bind its key.")]
@@ -32,6 +33,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
     let bytes = input::read(&args.file)?;
+    if let (false, Ok(evidence)) = (input::looks_like_certificate(&bytes), Evidence::sniff(&bytes)) {
+        let (file, what) = (args.file.display(), super::verify::kind(&evidence));
+        return Err(Failure::input(format!(
+            "{file}: this is no certificate but an {what}: countersign verify {file}"
+        )));
+    }
     let chain = input::certificates(&bytes).map_err(Failure::input)?;
     let facts: Vec<Facts> =
         chain.iter().map(Facts::of).collect::<std::result::Result<_, _>>().map_err(Failure::input)?;

@@ -29,7 +29,8 @@ use crate::output::Output;
     name = "countersign",
     version,
     propagate_version = true,
-    after_help = "Exit codes: 0 pass, 1 denied or a check failed, 2 wrong usage or bad input.\n\
+    after_help = "Exit codes: 0 pass, 1 denied or a check failed, 2 wrong usage or bad input,\n\
+                  3 no answer from the control plane or the peer.\n\
                   Start with: countersign demo"
 )]
 pub(crate) struct Cli {

@@ -6,7 +6,7 @@ use countersign_config::problem::Severity;
 use countersign_config::resource::check_set;
 use serde_json::json;
 
-use crate::appraisal::read_resources;
+use crate::appraisal::read_documents;
 use crate::failure::{Failure, Outcome, Result};
 use crate::output::{Format, GOOD, Output, paint, snippet};
 
@@ -30,18 +30,24 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
-    let (count, problems) = match read_resources(&args.file) {
-        Ok(resources) => (resources.len(), check_set(&resources)),
-        Err(Failure::Problems(problems, _)) if args.output == Format::Json => (0, problems),
+    let (count, bootstraps, problems) = match read_documents(&args.file) {
+        Ok((resources, bootstraps)) => (resources.len(), bootstraps, check_set(&resources)),
+        Err(Failure::Problems(problems, _)) if args.output == Format::Json => (0, Vec::new(), problems),
         Err(failure) => return Err(failure),
     };
     let errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
     match args.output {
-        Format::Json => out.json(&json!({ "valid": errors == 0, "resources": count, "problems": problems })),
+        Format::Json => out.json(&json!({
+            "valid": errors == 0, "resources": count, "bootstraps": bootstraps, "problems": problems,
+        })),
         Format::Text => {
             problems.iter().for_each(|problem| out.note(snippet(problem, None)));
             if errors == 0 {
-                out.line(format!("{} ({count} resources)", paint(GOOD, "valid")));
+                let mut what: Vec<_> = bootstraps.iter().map(|kind| (*kind).to_owned()).collect();
+                if count > 0 || what.is_empty() {
+                    what.push(format!("{count} resource{}", if count == 1 { "" } else { "s" }));
+                }
+                out.line(format!("{} ({})", paint(GOOD, "valid"), what.join(", ")));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use countersign_evidence::event_log;
 use countersign_evidence::observe::Entry;
-use countersign_evidence::{Denial, Evidence, Finding, Reason, UnixTime};
+use countersign_evidence::{Denial, Evidence, Finding, Fingerprint, Reason, UnixTime};
 use countersign_ratls::peer::Presented;
 use countersign_ratls::{Bundle, SpiffeId};
 use rustls_pki_types::CertificateDer;
@@ -47,6 +47,9 @@ pub(crate) struct Args {
     /// The trust bundle (JWK Set or PEM) that a certificate's path must end in
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
+    /// Digests and lines at their whole length, as JSON has them always
+    #[arg(short, long)]
+    verbose: bool,
     /// The form of the answer
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -57,6 +60,8 @@ struct Report {
     what: String,
     judged: Judged,
     notes: Vec<String>,
+    /// No policy was given.
+    built_in: bool,
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
@@ -92,7 +97,7 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
             "verdicts": report.judged.verdicts,
             "notes": report.notes,
         })),
-        Format::Text => text(&report, passed, now, out),
+        Format::Text => text(&report, passed, now, args.verbose, out),
     }
     Ok(Outcome::pass_if(passed))
 }
@@ -105,12 +110,14 @@ fn bare(bytes: &[u8], event_log: Option<&[u8]>, appraiser: &Appraiser, now: Unix
             let what = format!("{}{form}", kind(&evidence));
             let mut notes = vec!["the age of the evidence is not known: taken as fresh".to_owned()];
             notes.push("its report data binds no certificate: compare it with --report-data".to_owned());
-            Report { what, judged: appraiser.judge(&evidence, log, 0, now), notes }
+            let judged = appraiser.judge(&evidence, log, 0, now);
+            Report { what, judged, notes, built_in: appraiser.built_in }
         }
         Err(finding) => Report {
             what: "not evidence that is understood".to_owned(),
             judged: Judged::denied("form", finding),
             notes: Vec::new(),
+            built_in: appraiser.built_in,
         },
     }
 }
@@ -139,7 +146,8 @@ fn certificate(
     let presented = match Presented::parse(chain) {
         Ok(presented) => presented,
         Err(finding) => {
-            return Report { what, judged: Judged::denied("certificate", finding), notes: Vec::new() };
+            let judged = Judged::denied("certificate", finding);
+            return Report { what, judged, notes: Vec::new(), built_in: appraiser.built_in };
         }
     };
     let mut notes = Vec::new();
@@ -179,7 +187,7 @@ fn certificate(
     };
     judged.entries.insert(0, group("identity", identity));
     judged.denial = denial.or(judged.denial);
-    Report { what, judged, notes }
+    Report { what, judged, notes, built_in: appraiser.built_in }
 }
 
 /// The path of an SVID to the bundle of its trust domain.
@@ -194,7 +202,8 @@ pub(crate) fn path(
     Ok(pass("path", format!("to the bundle of {}, until {}", bundle.trust_domain, input::rfc3339(until))))
 }
 
-fn kind(evidence: &Evidence<'_>) -> String {
+/// What evidence is, for people.
+pub(super) fn kind(evidence: &Evidence<'_>) -> String {
     match evidence {
         Evidence::Intel(quote) => format!("Intel {} quote", quote.tee().name().to_uppercase()),
         Evidence::Amd(_) => "AMD SEV-SNP report".to_owned(),
@@ -229,7 +238,26 @@ fn notes(report: &mut Report, appraiser: &Appraiser) {
     report.notes.extend(appraiser.refused_notes());
 }
 
-fn text(report: &Report, passed: bool, now: UnixTime, out: &mut Output) {
+/// What to do, here where no control plane and perhaps no policy is.
+fn remedy(denial: &Denial, built_in: bool) -> String {
+    let collateral = "name the vendor's collateral for this platform with --collateral PATH".to_owned();
+    match denial.reason {
+        Reason::CollateralMissing | Reason::CollateralMismatch | Reason::CrlMissing => collateral,
+        Reason::UntrustedRoot => {
+            let root = denial.findings.first().and_then(|f| f.presented.split_whitespace().next_back());
+            match root.filter(|root| Fingerprint::from_hex(root).is_some()) {
+                Some(root) if built_in => {
+                    format!("if this is your vendor of emulated platforms: --emulated-root {root}")
+                }
+                Some(root) => format!("if the policy should admit it: emulatedRoots: [\"{root}\"]"),
+                None => denial.reason.remedy().to_owned(),
+            }
+        }
+        reason => reason.remedy().to_owned(),
+    }
+}
+
+fn text(report: &Report, passed: bool, now: UnixTime, whole: bool, out: &mut Output) {
     let claims = report.judged.claims.as_deref();
     let emulated = match claims {
         Some(claims) if claims.emulated => format!("  {}", paint(NOTE, "EMULATED")),
@@ -238,23 +266,27 @@ fn text(report: &Report, passed: bool, now: UnixTime, out: &mut Output) {
     let when = paint(DIM, &format!("as of {}", input::rfc3339(now.as_secs())));
     out.line(format!("{}{emulated}  {when}", paint(HEADING, &report.what)));
     for line in lines(&report.judged.entries) {
-        out.line(line);
+        out.fitted(line, whole);
     }
     if let Some(claims) = claims {
         out.line("");
         for (name, value) in facts(claims) {
-            out.line(format!("  {:<12} {}", name, clean(&value)));
+            out.fitted(format!("  {:<12} {}", name, clean(&value)), whole);
         }
     }
     out.line("");
     for note in &report.notes {
-        out.line(format!("{} {}", paint(NOTE, "note:"), clean(note)));
+        out.fitted(format!("{} {}", paint(NOTE, "note:"), clean(note)), whole);
     }
     match &report.judged.denial {
         None if passed => out.line(paint(GOOD, "PASS")),
         None => out.line(paint(BAD, "FAIL")),
         Some(denial) => {
-            out.line(format!("{}  {}", paint(BAD, "FAIL"), clean(&denial.to_string())));
+            let text = denial.to_string();
+            let what = text.strip_suffix(&format!(" ({})", denial.reason.remedy())).unwrap_or(&text);
+            out.fitted(format!("{}  {}", paint(BAD, "FAIL"), clean(what)), whole);
+            // Whole, so that it can be copied.
+            out.line(format!("remedy  {}", clean(&remedy(denial, report.built_in))));
         }
     }
 }

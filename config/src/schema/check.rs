@@ -22,7 +22,8 @@ pub(crate) fn check(file: &str, node: &Node, schema: &Json) -> Vec<Problem> {
 }
 
 /// The nearest of `known`, if one is near enough to be meant.
-pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // The cost is the product of the lengths, and no name of ours is longer.
     if word.len() > MAX_WORD {
         return None;

@@ -19,6 +19,9 @@ pub(super) struct CallPolicy {
     rules: Vec<Rule>,
 }
 
+/// The most rules, ports or callers that a denial lists.
+const SHOWN: usize = 4;
+
 /// A call, as the rules see it.
 pub(super) struct Call<'a> {
     pub(super) peer: Option<&'a SpiffeId>,
@@ -86,20 +89,68 @@ impl View {
         match (deny, allow) {
             (Some(rule), _) => Decision { allowed: false, rule, audited },
             (None, Some(rule)) => Decision { allowed: true, rule, audited },
-            (None, None) => Decision { allowed: false, rule: default_deny(me, &selecting), audited },
+            (None, None) => Decision { allowed: false, rule: default_deny(call, me, &selecting), audited },
         }
     }
 }
 
-fn default_deny(me: &SpiffeId, selecting: &[&CallPolicy]) -> String {
-    let names: Vec<String> = selecting
+fn default_deny(call: &Call<'_>, me: &SpiffeId, selecting: &[&CallPolicy]) -> String {
+    let allowing: Vec<_> = selecting.iter().filter(|policy| policy.action == Action::Allow).collect();
+    if allowing.is_empty() {
+        return format!("default deny: no AuthorizationPolicy with action Allow selects {me}");
+    }
+    let names: Vec<_> =
+        allowing.iter().map(|policy| format!("{}/{}", policy.key.namespace, policy.key.name)).collect();
+    let mut wants: Vec<String> = allowing
         .iter()
-        .filter(|policy| policy.action == Action::Allow)
-        .map(|policy| format!("{}/{}", policy.key.namespace, policy.key.name))
+        .zip(&names)
+        .flat_map(|(policy, name)| policy.rules.iter().enumerate().map(move |(i, rule)| (name, i, rule)))
+        .map(|(name, i, rule)| format!("{name} rules[{i}] {}", wanted(rule, call)))
         .collect();
-    if names.is_empty() {
-        format!("default deny: no AuthorizationPolicy with action Allow selects {me}")
-    } else {
-        format!("default deny: no rule matches of {}", names.join(", "))
+    if wants.is_empty() {
+        wants.push("they have no rule".to_owned());
+    }
+    let more = wants.len().saturating_sub(SHOWN);
+    wants.truncate(SHOWN);
+    if more > 0 {
+        wants.push(format!("and {more} more"));
+    }
+    format!("default deny: no rule of {} allows port {}: {}", names.join(", "), call.port, wants.join("; "))
+}
+
+/// What a rule that does not match would have wanted of this call.
+fn wanted(rule: &Rule, call: &Call<'_>) -> String {
+    let mut wants = Vec::new();
+    if let Some(to) = rule.to.as_ref().filter(|to| !to.iter().any(|o| operation_matches(o, call))) {
+        let ports: Vec<_> = to.iter().flat_map(|o| o.ports.iter().flatten()).map(u16::to_string).collect();
+        wants.push(format!("allows ports {}, asked: {}", listed(&ports), call.port));
+    }
+    if let Some(from) = rule.from.as_ref().filter(|from| !from.iter().any(|s| source_matches(s, call))) {
+        let caller = call.peer.map_or("a caller without a SPIFFE ID".to_owned(), ToString::to_string);
+        let tee = call.tee.map_or("no evidence at hand", Tee::name);
+        let sources: Vec<_> = from.iter().map(described).collect();
+        wants.push(format!("allows callers {}, asked by: {caller} ({tee})", listed(&sources)));
+    }
+    wants.join(" and ")
+}
+
+fn described(source: &Source) -> String {
+    let patterns = |list: &[Pattern]| listed(&list.iter().map(|p| p.0.to_string()).collect::<Vec<_>>());
+    let parts = [
+        source.principals.as_deref().map(patterns),
+        source.not_principals.as_deref().map(|list| format!("not {}", patterns(list))),
+        source.tees.as_deref().map(|tees| {
+            let names: Vec<_> = tees.iter().map(|tee| Tee::from(*tee).name().to_owned()).collect();
+            format!("on {}", listed(&names))
+        }),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+/// The first of many: a denial is a line of a log.
+fn listed(items: &[String]) -> String {
+    match items.split_at_checked(SHOWN) {
+        Some((first, more)) if !more.is_empty() => format!("{} and {} more", first.join(", "), more.len()),
+        _ => items.join(", "),
     }
 }

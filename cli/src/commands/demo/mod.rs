@@ -19,6 +19,9 @@ use crate::failure::{Failure, Outcome, Result};
 use crate::output::{DIM, Format, HEADING, NAME, Output, paint};
 use children::Children;
 
+/// What to do after the demonstration: the same, to play with.
+const NEXT: &str = "countersign demo --keep --dir ./demo";
+
 /// Show the whole product on this machine, in seconds
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -36,6 +39,9 @@ pub(crate) struct Args {
     /// Use this directory, which must not exist or be empty, and leave it there
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Digests and lines at their whole length
+    #[arg(short, long)]
+    verbose: bool,
     /// The form of the answer: narrated text, or one JSON event a line
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -45,6 +51,7 @@ pub(crate) struct Args {
 struct Stage<'a> {
     out: &'a mut Output,
     format: Format,
+    verbose: bool,
     start: Instant,
     steps: u32,
 }
@@ -62,7 +69,7 @@ impl Stage<'_> {
     /// A line for people.
     fn say(&mut self, text: impl AsRef<str>) {
         if self.format == Format::Text {
-            text.as_ref().lines().for_each(|line| self.out.line(format!("         {line}")));
+            text.as_ref().lines().for_each(|line| self.out.fitted(format!("         {line}"), self.verbose));
         }
     }
 
@@ -85,7 +92,8 @@ pub(crate) fn run(args: Args, out: &mut Output) -> Result {
         own: std::env::current_exe().map_err(|e| Failure::failed(format!("own executable: {e}")))?,
     };
     let (dir, temporary) = directory(args.dir)?;
-    let mut stage = Stage { out, format: args.output, start: Instant::now(), steps: 0 };
+    let mut stage =
+        Stage { out, format: args.output, verbose: args.verbose, start: Instant::now(), steps: 0 };
     let result = super::runtime()?.block_on(async {
         let mut children = Children::default();
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
@@ -127,6 +135,8 @@ async fn play(
         stage.say(format!("countersign explain payments/audit payments/ledger --port {ledger}"));
         stage.event("kept", json!({ "context": context, "dir": dir }));
         let _ = tokio::signal::ctrl_c().await;
+    } else {
+        stage.say(format!("next: {}", paint(NAME, NEXT)));
     }
     Ok(())
 }
