@@ -19,7 +19,7 @@ use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, CommonState, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{ClientConfig, CommonState, ConnectionCommon, HandshakeKind, ProtocolVersion, ServerConfig};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
@@ -30,8 +30,14 @@ use crate::spiffe::IdPattern;
 
 use verifier::{Rules, Verifier};
 
-/// HBONE: HTTP/2 CONNECT streams.
+/// HBONE: HTTP/2 CONNECT streams. What the certificates say is all that is known
+/// about a peer here (L1).
 pub const ALPN_H2: &[u8] = b"h2";
+/// The protocol between proxies: both sides prove themselves for this very
+/// session before HTTP/2 begins (3-attestation, section 4.1).
+pub const ALPN_MESH: &[u8] = b"ratls-h2/1";
+/// The label of the exporter (section 2.2), with an empty context.
+const EXPORTER: &[u8] = b"EXPERIMENTAL-ratls-mesh-v1";
 
 /// What both sides of a connection have in common.
 #[derive(Clone, Debug)]
@@ -48,6 +54,7 @@ pub struct Profile {
 #[derive(Clone, Debug)]
 pub struct Acceptor {
     side: Arc<Side>,
+    alpn: Arc<[Vec<u8>]>,
 }
 
 /// Opens hops. Cheap to clone; a new identity makes a new one.
@@ -75,6 +82,27 @@ pub struct Handshaken<S> {
     pub stream: S,
     /// The peer.
     pub admission: Arc<Admission>,
+    /// What evidence for this very session is bound to.
+    pub agreed: Agreed,
+}
+
+/// What both sides of one session know alike and nobody else does.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Agreed {
+    /// The application protocol.
+    pub alpn: Vec<u8>,
+    /// The exported keying material. Never logged.
+    pub ekm: [u8; 32],
+    /// SHA-256 of our leaf's SubjectPublicKeyInfo.
+    pub own_spki_sha256: [u8; 32],
+    /// SHA-256 of the peer's, as it proved it in this handshake.
+    pub peer_spki_sha256: [u8; 32],
+}
+
+impl std::fmt::Debug for Agreed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agreed").field("alpn", &printable(&self.alpn)).finish_non_exhaustive()
+    }
 }
 
 /// Why a handshake failed.
@@ -126,14 +154,14 @@ impl Side {
     }
 
     /// A configuration for one connection: its verifier keeps the decision.
-    fn server_config(&self, verifier: &Arc<Verifier>) -> Result<ServerConfig, Finding> {
+    fn server_config(&self, verifier: &Arc<Verifier>, alpn: &[Vec<u8>]) -> Result<ServerConfig, Finding> {
         let clock = Arc::clone(&self.profile.clock);
         let mut config = ServerConfig::builder_with_details(Arc::clone(&self.provider), clock)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| unusable(&error))?
             .with_client_cert_verifier(Arc::clone(verifier) as _)
             .with_cert_resolver(Arc::clone(&self.certified) as _);
-        config.alpn_protocols.clone_from(&self.profile.alpn);
+        config.alpn_protocols = alpn.to_vec();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         // Both: a client may ask for tickets (RFC 9149) that would not be sent unasked.
         config.send_tls13_tickets = 0;
@@ -164,8 +192,9 @@ impl Side {
         Ok(config)
     }
 
-    /// What the handshake must have come to, whatever TLS libraries default to.
-    fn confirm(&self, connection: &CommonState) -> Result<(), Finding> {
+    /// What the handshake must have come to, whatever TLS libraries default to:
+    /// among it one of the protocols that were offered, which is the answer.
+    fn confirm(connection: &CommonState, alpn: &[Vec<u8>]) -> Result<Vec<u8>, Finding> {
         if connection.handshake_kind() == Some(HandshakeKind::Resumed) {
             return Err(Finding::new(Reason::Resumed, "handshake", "a full handshake", "a resumed session"));
         }
@@ -174,33 +203,38 @@ impl Side {
             return Err(Finding::new(Reason::TlsFailure, "TLS version", "TLS 1.3", presented));
         }
         let agreed = connection.alpn_protocol();
-        if !agreed.is_some_and(|agreed| self.profile.alpn.iter().any(|ours| ours == agreed)) {
-            let presented = agreed.map_or_else(|| "none".to_owned(), printable);
-            return Err(self.no_application_protocol(presented));
-        }
-        Ok(())
-    }
-
-    fn no_application_protocol(&self, presented: String) -> Finding {
-        let ours: Vec<_> = self.profile.alpn.iter().map(printable).collect();
-        Finding::new(Reason::NoApplicationProtocol, "ALPN", ours.join(", "), presented)
-    }
-
-    /// The admission of a handshake that came to its end.
-    fn conclude(
-        &self,
-        connection: &CommonState,
-        verifier: &Verifier,
-    ) -> Result<Arc<Admission>, HandshakeError> {
-        self.confirm(connection).map_err(|finding| HandshakeError::Denied(finding.into()))?;
-        match verifier.decision() {
-            Some(decision) => decision.map_err(HandshakeError::Denied),
+        match agreed.and_then(|agreed| alpn.iter().find(|ours| *ours == agreed)) {
+            Some(agreed) => Ok(agreed.clone()),
             None => {
-                let finding =
-                    Finding::new(Reason::Internal, "handshake", "a decision about the peer", "none");
-                Err(HandshakeError::Denied(finding.into()))
+                let presented = agreed.map_or_else(|| "none".to_owned(), printable);
+                Err(no_application_protocol(alpn, presented))
             }
         }
+    }
+
+    /// The admission of a handshake that came to its end, and what it agreed on.
+    fn conclude<D>(
+        &self,
+        connection: &ConnectionCommon<D>,
+        alpn: &[Vec<u8>],
+        verifier: &Verifier,
+    ) -> Result<(Arc<Admission>, Agreed), Denial> {
+        let alpn = Self::confirm(connection, alpn)?;
+        let Some(decision) = verifier.decision() else {
+            let expected = "a decision about the peer";
+            return Err(Finding::new(Reason::Internal, "handshake", expected, "none").into());
+        };
+        let admission = decision?;
+        let ekm = connection.export_keying_material([0; 32], EXPORTER, Some(&[])).map_err(|error| {
+            Finding::new(Reason::Internal, "exporter", "keying material", error.to_string())
+        })?;
+        let agreed = Agreed {
+            alpn,
+            ekm,
+            own_spki_sha256: self.rules.own_spki_sha256,
+            peer_spki_sha256: admission.presented.spki_sha256,
+        };
+        Ok((admission, agreed))
     }
 }
 
@@ -211,8 +245,15 @@ impl Acceptor {
     /// When the identity's key cannot be used.
     pub fn new(identity: &Identity, judge: Arc<dyn Judge>, profile: &Profile) -> Result<Self, Finding> {
         let side = Arc::new(Side::new(identity, judge, Role::Client, None, profile)?);
-        side.server_config(&Arc::new(Verifier::new(Arc::clone(&side.rules))))?;
-        Ok(Self { side })
+        side.server_config(&Arc::new(Verifier::new(Arc::clone(&side.rules))), &profile.alpn)?;
+        Ok(Self { side, alpn: profile.alpn.as_slice().into() })
+    }
+
+    /// The same, with other application protocols. Nobody gets in by none.
+    #[must_use]
+    pub fn offering(&self, alpn: &[&[u8]]) -> Self {
+        let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        Self { side: Arc::clone(&self.side), alpn }
     }
 
     /// Runs the server side of a handshake. Cancel-safe by dropping; the caller bounds the time.
@@ -238,24 +279,33 @@ impl Acceptor {
             return Err(HandshakeError::Denied(finding.into()));
         }
         let verifier = Arc::new(Verifier::new(Arc::clone(&self.side.rules)));
-        let config = self.side.server_config(&verifier).map_err(|finding| HandshakeError::Tls { finding })?;
+        let config = self
+            .side
+            .server_config(&verifier, &self.alpn)
+            .map_err(|finding| HandshakeError::Tls { finding })?;
         let stream = hello
             .into_stream(Arc::new(config))
             .await
             .map_err(|error| HandshakeError::from_handshake(error, &verifier))?;
-        let admission = self.side.conclude(stream.get_ref().1, &verifier)?;
-        Ok(Handshaken { stream, admission })
+        let concluded = self.side.conclude(stream.get_ref().1, &self.alpn, &verifier);
+        let (admission, agreed) = concluded.map_err(HandshakeError::Denied)?;
+        Ok(Handshaken { stream, admission, agreed })
     }
 
     fn check_alpn(&self, hello: &rustls::server::ClientHello<'_>) -> Result<(), Finding> {
         let Some(mut offered) = hello.alpn() else {
-            return Err(self.side.no_application_protocol("none".to_owned()));
+            return Err(no_application_protocol(&self.alpn, "none".to_owned()));
         };
-        match offered.any(|theirs| self.side.profile.alpn.iter().any(|ours| ours == theirs)) {
+        match offered.any(|theirs| self.alpn.iter().any(|ours| ours == theirs)) {
             true => Ok(()),
-            false => Err(self.side.no_application_protocol("others".to_owned())),
+            false => Err(no_application_protocol(&self.alpn, "others".to_owned())),
         }
     }
+}
+
+fn no_application_protocol(ours: &[Vec<u8>], presented: String) -> Finding {
+    let ours: Vec<_> = ours.iter().map(printable).collect();
+    Finding::new(Reason::NoApplicationProtocol, "ALPN", ours.join(", "), presented)
 }
 
 /// A record of type alert, version 1.2 as RFC 8446 section 5.1 wants it,
@@ -301,8 +351,9 @@ impl Connector {
             .connect(name, io)
             .await
             .map_err(|error| HandshakeError::from_handshake(error, &verifier))?;
-        let admission = self.side.conclude(stream.get_ref().1, &verifier)?;
-        Ok(Handshaken { stream, admission })
+        let concluded = self.side.conclude(stream.get_ref().1, &self.side.profile.alpn, &verifier);
+        let (admission, agreed) = concluded.map_err(HandshakeError::Denied)?;
+        Ok(Handshaken { stream, admission, agreed })
     }
 }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use common::{Clock, Gatekeeper, Mesh, NOW, profile};
 use countersign_evidence::{Denial, Reason};
 use countersign_ratls::peer::Judge;
-use countersign_ratls::tls::{Acceptor, Connector, HandshakeError, Handshaken, Profile, peer_refusal};
+use countersign_ratls::tls::{
+    ALPN_H2, ALPN_MESH, Acceptor, Connector, HandshakeError, Handshaken, Profile, peer_refusal,
+};
 use countersign_ratls::{IdPattern, Identity};
 use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -183,6 +185,47 @@ async fn sides_without_a_common_protocol_part_with_the_alert_that_says_so() {
     assert!(
         Acceptor::new(&server, Gatekeeper::new(&mesh.bundle), &Profile { alpn: vec![], ..other }).is_err()
     );
+}
+
+#[tokio::test]
+async fn an_acceptor_that_offers_less_meets_nobody_who_wants_more() {
+    let (mesh, clock) = (Mesh::new(), Clock::new());
+    let (client, server) = (mesh.plain(CLIENT), mesh.plain(SERVER));
+    let judge = Gatekeeper::new(&mesh.bundle);
+    let both = Profile { alpn: vec![ALPN_MESH.to_vec(), ALPN_H2.to_vec()], ..profile(&clock) };
+    let any = || IdPattern::parse("*").unwrap();
+    let connector = Connector::new(&client, Arc::clone(&judge) as _, any(), &both).unwrap();
+    let acceptor = Acceptor::new(&server, Arc::clone(&judge) as _, &both).unwrap();
+    let meet = async |acceptor: &Acceptor| {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        tokio::join!(connector.connect(near), acceptor.accept(far))
+    };
+    let agreed = |(near, far): (Client, Server)| (near.unwrap().agreed.alpn, far.unwrap().agreed.alpn);
+    assert_eq!(agreed(meet(&acceptor).await), (ALPN_MESH.to_vec(), ALPN_MESH.to_vec()));
+    let plain = acceptor.offering(&[ALPN_H2]);
+    assert_eq!(agreed(meet(&plain).await), (ALPN_H2.to_vec(), ALPN_H2.to_vec()));
+    let (_, far) = meet(&acceptor.offering(&[])).await;
+    assert_eq!(denial(far).reason, Reason::NoApplicationProtocol);
+}
+
+#[tokio::test]
+async fn both_sides_agree_on_what_evidence_for_the_session_is_bound_to_and_no_two_sessions_do() {
+    let (mesh, clock) = (Mesh::new(), Clock::new());
+    let (client, server) = (mesh.plain(CLIENT), mesh.plain(SERVER));
+    let judges = (Gatekeeper::new(&mesh.bundle) as _, Gatekeeper::new(&mesh.bundle) as _);
+    let hop = Hop::new((&client, &server), judges, SERVER, &profile(&clock));
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let (near, far) = hop.handshake().await;
+        let (near, far) = (near.unwrap().agreed, far.unwrap().agreed);
+        assert_eq!(near.ekm, far.ekm);
+        assert_eq!((near.own_spki_sha256, near.peer_spki_sha256), (client.spki_sha256, server.spki_sha256));
+        assert_eq!((far.own_spki_sha256, far.peer_spki_sha256), (server.spki_sha256, client.spki_sha256));
+        assert!(!format!("{near:?}").contains("ekm"), "{near:?}");
+        seen.push(near.ekm);
+    }
+    assert_ne!(seen[0], seen[1]);
+    assert_ne!(seen[0], [0; 32]);
 }
 
 #[tokio::test]
