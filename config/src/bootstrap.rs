@@ -132,6 +132,8 @@ pub struct Limits {
     pub hops: usize,
     pub streams_per_hop: u32,
     pub handshake_timeout: Duration,
+    /// How long both sides may take after it to prove themselves.
+    pub gate_timeout: Duration,
     pub connect_timeout: Duration,
     pub idle_timeout: Duration,
 }
@@ -225,6 +227,7 @@ impl From<spec::Limits> for Limits {
             hops: size(limits.hops),
             streams_per_hop: limits.streams_per_hop,
             handshake_timeout: limits.handshake_timeout.0,
+            gate_timeout: limits.gate_timeout.0,
             connect_timeout: limits.connect_timeout.0,
             idle_timeout: limits.idle_timeout.0,
         }

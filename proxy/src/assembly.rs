@@ -11,6 +11,7 @@ use countersign_config::bootstrap::{Inbound, Outbound, ProxyBootstrap};
 use countersign_config::{Inputs, View};
 use countersign_evidence::collateral::Marks;
 use countersign_quoting::{Health, Options, Quoter, QuotingTask, Source};
+use countersign_ratls::session::SecureRandom;
 use countersign_ratls::throttle::Throttle;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -20,7 +21,9 @@ use crate::agent::{Agent, AgentError, Applied, TICK};
 use crate::clock::Clock;
 use crate::context::Context;
 use crate::drain::Drain;
+use crate::gate::Crowd;
 use crate::live::Live;
+use crate::observe::attestation::Measured;
 use crate::observe::metrics::Metrics;
 use crate::ops::{self, LogLevel};
 use crate::pool::{Destination, Keeper, Pool};
@@ -83,6 +86,7 @@ pub struct Bound {
     ctx: Arc<Context>,
     agent: Agent,
     quoting: QuotingTask,
+    source: Arc<dyn Source>,
     inbound: Option<(TcpListener, Arc<Inbound>)>,
     outbound: Vec<(TcpListener, Arc<Outbound>)>,
     readiness: TcpListener,
@@ -141,8 +145,10 @@ pub fn build(
     {
         return Err(BuildError::Loop(*port));
     }
-    let (quoter, quoting) = Quoter::new(source, Options::default());
-    let ctx = Arc::new(context(bootstrap, clock, own, quoter)?);
+    let counted = Arc::new(Metrics::new()?);
+    let source = Measured::source(source, counted.attestation.clone());
+    let (quoter, quoting) = Quoter::new(Arc::clone(&source), Options::default());
+    let ctx = Arc::new(context(bootstrap, clock, own, quoter, counted));
     let agent = Agent::new(bootstrap, &ctx)?;
     let drain_timeout = bootstrap.drain_timeout;
     Ok(Bound {
@@ -150,6 +156,7 @@ pub fn build(
         ctx,
         agent,
         quoting,
+        source,
         inbound,
         outbound,
         readiness,
@@ -165,19 +172,22 @@ fn context(
     clock: Clock,
     own: Vec<SocketAddr>,
     quoter: Quoter,
-) -> Result<Context, BuildError> {
+    metrics: Arc<Metrics>,
+) -> Context {
     let nothing =
         Inputs { generation: 0, resources: Vec::new(), bundles: Vec::new(), collateral: Vec::new() };
     let view = View::build(nothing, &mut Marks::default(), clock.now()).view;
     // A connection has two sockets at most: the workload's, and a share of a hop.
     let drain = Drain::default();
     let connections = countersign_net::descriptors().saturating_sub(RESERVED) / 2;
-    Ok(Context {
+    Context {
         clock,
         view: Arc::new(ArcSwap::from_pointee(view)),
         credentials: watch::Sender::new(None),
         live: Arc::new(Live::default()),
-        metrics: Arc::new(Metrics::new()?),
+        crowd: Crowd::default(),
+        random: SecureRandom::shared(),
+        metrics,
         readiness: Readiness::new(drain.clone()),
         limits: bootstrap.limits.clone(),
         connections: Arc::new(Semaphore::new(usize::try_from(connections).unwrap_or(usize::MAX >> 4))),
@@ -188,7 +198,7 @@ fn context(
         quoter,
         evidence: ArcSwapOption::empty(),
         applied: ArcSwap::from_pointee(Applied::default()),
-    })
+    }
 }
 
 impl Bound {
@@ -264,6 +274,7 @@ impl Bound {
         }
         rest.spawn("readiness", ops::readiness(self.readiness, Arc::clone(&ctx)));
         rest.spawn("quoting", quoting(self.quoting, Arc::clone(&ctx)));
+        rest.spawn("events", events(self.source, Arc::clone(&ctx)));
         rest.spawn("identity", self.agent.identity.run());
         rest.spawn("configuration", self.agent.subscription.run());
         rest.spawn("clock", clockwork(Arc::clone(&ctx)));
@@ -304,6 +315,22 @@ async fn quoting(task: QuotingTask, ctx: Arc<Context>) {
     }
 }
 
+/// Tells peers when something was measured on this machine.
+async fn events(source: Arc<dyn Source>, ctx: Arc<Context>) {
+    let mut known = 0;
+    loop {
+        tokio::select! {
+            biased;
+            () = ctx.drain.forced() => return,
+            count = source.moved(known) => {
+                known = count;
+                tracing::info!(events = count, "something was measured on this machine");
+                ctx.state_changed();
+            }
+        }
+    }
+}
+
 /// What must happen because time passes: hops expire, collateral ends.
 async fn clockwork(ctx: Arc<Context>) {
     let mut tick = tokio::time::interval(TICK);
@@ -314,7 +341,7 @@ async fn clockwork(ctx: Arc<Context>) {
             biased;
             () = ctx.drain.forced() => return,
             _ = tick.tick() => {
-                ctx.live.expire(ctx.clock.now(), &ctx.metrics);
+                ctx.live.expire(&ctx);
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(SELF_CHECK) {
                     ctx.check_own_evidence();

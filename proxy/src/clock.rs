@@ -1,41 +1,49 @@
 //! The one clock of a proxy, so that tests can simulate time.
+//!
+//! It tells two times. Certificates end by the wall clock; timers run on the
+//! monotonic one, which nobody can set back to let a verdict live longer (A16).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_evidence::UnixTime;
+use countersign_ratls::session::Moment;
 use rustls::time_provider::TimeProvider;
 use tokio::sync::watch;
-
-/// The longest that nobody looks at the time: a machine that slept, or whose
-/// time was corrected, is noticed that soon.
-const GLANCE: Duration = Duration::from_secs(10);
+use tokio::time::Instant;
 
 /// What time it is, for everything that decides.
 #[derive(Clone, Debug)]
 pub struct Clock {
-    provider: Arc<dyn TimeProvider>,
-    moved: Option<watch::Receiver<u64>>,
+    wall: Arc<dyn TimeProvider>,
+    monotonic: Monotonic,
+}
+
+#[derive(Clone, Debug)]
+enum Monotonic {
+    /// The machine's, since this moment.
+    Since(Instant),
+    /// Somebody's who moves it by hand.
+    Hand(watch::Receiver<Duration>),
 }
 
 impl Clock {
-    /// By `provider`.
+    /// Wall time by `provider`, and the machine's monotonic clock.
     #[must_use]
     pub fn new(provider: Arc<dyn TimeProvider>) -> Self {
-        Self { provider, moved: None }
+        Self { wall: provider, monotonic: Monotonic::Since(Instant::now()) }
     }
 
-    /// By `provider`, whose time jumps when `moved` changes: whoever waits for a
-    /// time looks again then.
+    /// Wall time by `provider`, and a monotonic clock that moves by hand.
     #[must_use]
-    pub fn by_hand(provider: Arc<dyn TimeProvider>, moved: watch::Receiver<u64>) -> Self {
-        Self { provider, moved: Some(moved) }
+    pub const fn by_hand(provider: Arc<dyn TimeProvider>, hand: watch::Receiver<Duration>) -> Self {
+        Self { wall: provider, monotonic: Monotonic::Hand(hand) }
     }
 
     /// Now. A clock that does not know the time says 1970, when nothing is valid yet.
     #[must_use]
     pub fn now(&self) -> UnixTime {
-        self.provider.current_time().unwrap_or_else(|| UnixTime::since_unix_epoch(Duration::ZERO))
+        self.wall.current_time().unwrap_or_else(|| UnixTime::since_unix_epoch(Duration::ZERO))
     }
 
     /// Now, in seconds since the epoch.
@@ -44,21 +52,34 @@ impl Clock {
         self.now().as_secs()
     }
 
-    /// Resolves at `second` (since the epoch), or up to a second later.
-    pub async fn until(&self, second: u64) {
-        let mut moved = self.moved.clone();
-        loop {
-            if let Some(moved) = &mut moved {
-                // Before the look at the time: a jump in between is not missed.
-                moved.mark_unchanged();
-            }
-            let left = Duration::from_secs(second.saturating_sub(self.seconds()));
-            if left.is_zero() {
-                return;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(left.min(GLANCE)) => {}
-                () = jump(moved.as_mut()) => {}
+    /// Now, since a fixed point that has no meaning; it never goes back.
+    #[must_use]
+    pub fn monotonic(&self) -> Duration {
+        match &self.monotonic {
+            Monotonic::Since(start) => start.elapsed(),
+            Monotonic::Hand(hand) => *hand.borrow(),
+        }
+    }
+
+    /// Now, by both clocks.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        Moment { monotonic: self.monotonic(), unix: self.seconds() }
+    }
+
+    /// Resolves at `time` on the monotonic clock.
+    pub async fn until(&self, time: Duration) {
+        match &self.monotonic {
+            Monotonic::Since(start) => match start.checked_add(time) {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            },
+            Monotonic::Hand(hand) => {
+                let mut hand = hand.clone();
+                if hand.wait_for(|now| *now >= time).await.is_err() {
+                    // Nobody moves it any more.
+                    std::future::pending::<()>().await;
+                }
             }
         }
     }
@@ -66,41 +87,26 @@ impl Clock {
     /// The provider, for TLS.
     #[must_use]
     pub fn provider(&self) -> Arc<dyn TimeProvider> {
-        Arc::clone(&self.provider)
-    }
-}
-
-async fn jump(moved: Option<&mut watch::Receiver<u64>>) {
-    match moved {
-        Some(moved) if moved.changed().await.is_ok() => {}
-        _ => std::future::pending().await,
+        Arc::clone(&self.wall)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug)]
-    struct Hand(watch::Sender<u64>);
-
-    impl TimeProvider for Hand {
-        fn current_time(&self) -> Option<UnixTime> {
-            Some(UnixTime::since_unix_epoch(Duration::from_secs(*self.0.borrow())))
-        }
-    }
+    use rustls::time_provider::DefaultTimeProvider;
 
     #[tokio::test]
     async fn who_waits_for_a_time_is_woken_when_the_hand_moves_past_it() {
-        let hand = Arc::new(Hand(watch::Sender::new(1000)));
-        let clock = Clock::by_hand(Arc::clone(&hand) as _, hand.0.subscribe());
-        clock.until(1000).await;
-        let waiting = tokio::spawn(async move { clock.until(1_000_000).await });
+        let hand = watch::Sender::new(Duration::from_secs(5));
+        let clock = Clock::by_hand(Arc::new(DefaultTimeProvider), hand.subscribe());
+        clock.until(Duration::from_secs(5)).await;
+        let waiting = tokio::spawn(async move { clock.until(Duration::from_secs(60)).await });
         tokio::task::yield_now().await;
-        hand.0.send_replace(999_999);
+        hand.send_replace(Duration::from_secs(59));
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        hand.0.send_replace(1_000_001);
+        hand.send_replace(Duration::from_secs(61));
         waiting.await.unwrap();
     }
 }

@@ -11,14 +11,17 @@ use countersign_evidence::{Denial, Finding, Reason};
 use countersign_quoting::Quoter;
 use countersign_ratls::identity::Identity;
 use countersign_ratls::peer::{Admission, Judge};
+use countersign_ratls::session::Random;
 use countersign_ratls::throttle::Throttle;
-use countersign_ratls::tls::{ALPN_H2, Acceptor, Connector, Profile};
+use countersign_ratls::tls::{ALPN_MESH, Acceptor, Connector, Profile};
 use countersign_ratls::{IdPattern, SpiffeId};
+use prometheus::IntGauge;
 use tokio::sync::{Semaphore, watch};
 
 use crate::agent::Applied;
 use crate::clock::Clock;
 use crate::drain::Drain;
+use crate::gate::Crowd;
 use crate::live::Live;
 use crate::observe::metrics::Metrics;
 use crate::readiness::{Need, Readiness};
@@ -28,7 +31,7 @@ use crate::verdict::Witness;
 #[derive(Debug)]
 pub struct Credentials {
     /// Our certificate chain and key.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// Our SPIFFE ID.
     pub me: SpiffeId,
     /// The judge of hops.
@@ -48,19 +51,21 @@ impl Credentials {
         let Some(me) = identity.id.clone() else {
             return Err(Finding::new(Reason::SvidInvalid, "our certificate", "a SPIFFE ID", "none"));
         };
-        let profile = Profile { alpn: vec![ALPN_H2.to_vec()], require_pq: false, clock: clock.provider() };
+        let profile = Profile { alpn: vec![ALPN_MESH.to_vec()], require_pq: false, clock: clock.provider() };
         let witness: Arc<dyn Judge> = Arc::new(Witness::new(Arc::clone(&judge), me.clone()));
         let acceptor = Acceptor::new(&identity, Arc::clone(&witness), &profile)?;
-        Ok(Self { identity, me, judge, witness, acceptor, profile })
+        Ok(Self { identity: Arc::new(identity), me, judge, witness, acceptor, profile })
     }
 
-    /// Opens hops to `destination` and nobody else.
+    /// Opens hops to `destination` and nobody else, over one of these protocols.
     ///
     /// # Errors
     /// When the identity's key cannot be used.
-    pub fn connector(&self, destination: &SpiffeId) -> Result<Connector, Finding> {
+    pub fn connector(&self, destination: &SpiffeId, alpn: &[&[u8]]) -> Result<Connector, Finding> {
         let expected = IdPattern::parse(destination.as_str())?;
-        Connector::new(&self.identity, Arc::clone(&self.witness), expected, &self.profile)
+        let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        let profile = Profile { alpn, ..self.profile.clone() };
+        Connector::new(&self.identity, Arc::clone(&self.witness), expected, &profile)
     }
 }
 
@@ -73,8 +78,12 @@ pub struct Context {
     pub view: Arc<ArcSwap<View>>,
     /// Our current credentials; `None` until the control plane has issued some.
     pub credentials: watch::Sender<Option<Arc<Credentials>>>,
-    /// Every hop that is open.
+    /// Every hop, from before its gate.
     pub live: Arc<Live>,
+    /// Who stands before the gate.
+    pub crowd: Crowd,
+    /// Where nonces come from.
+    pub random: Arc<dyn Random>,
     /// Counters and gauges.
     pub metrics: Arc<Metrics>,
     /// What is missing.
@@ -108,6 +117,19 @@ impl Context {
         self.credentials.borrow().clone().ok_or_else(not_ready)
     }
 
+    /// Every metric, those included that are only known when somebody asks.
+    ///
+    /// # Errors
+    /// As [`Metrics::render`].
+    pub fn sampled(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let metrics = &self.metrics.attestation;
+        let set = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&metrics.queue, self.quoter.stats().waiting as u64);
+        set(&metrics.oldest, self.live.oldest_proof(self.clock.monotonic()).as_secs());
+        set(&metrics.untracked, self.live.untracked());
+        self.metrics.render()
+    }
+
     /// A task ended by a panic: the proxy is not ready any more, for good.
     pub fn task_lost(&self, name: &str) {
         tracing::error!(task = name, "a task panicked; this proxy is not ready until it is restarted");
@@ -130,14 +152,32 @@ impl Context {
         }
     }
 
+    /// Puts a certificate to use: new hops begin with it, and live ones change to it.
+    pub fn present(&self, credentials: &Arc<Credentials>) {
+        self.credentials.send_replace(Some(Arc::clone(credentials)));
+        for hop in self.live.hops() {
+            if hop.me == credentials.me {
+                hop.renew(&credentials.identity, self);
+            }
+        }
+    }
+
+    /// The measured state of this machine moved: every peer is asked to look again.
+    pub fn state_changed(&self) {
+        for hop in self.live.hops() {
+            hop.state_changed(self);
+        }
+    }
+
     /// Puts a view to use: installs it, then looks at every live hop again.
     pub fn install(&self, view: &Arc<View>) {
         let generation = view.generation;
         self.view.store(Arc::clone(view));
         let authorize = |peer: &Admission, me: &SpiffeId, port: u16| authorize(view, peer, me, port);
         let started = tokio::time::Instant::now();
-        let (looked, cut) = self.live.reappraise(generation, self.clock.now(), &self.metrics, &authorize);
         self.metrics.collateral(&view.collateral);
+        let (looked, cut) = self.live.reappraise(self, &authorize);
+        self.metrics.attestation.enforced(started.elapsed());
         self.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.metrics.last_applied.set(i64::try_from(self.clock.seconds()).unwrap_or(i64::MAX));
         tracing::info!(generation, hops = looked, cut, elapsed = ?started.elapsed(), "configuration in use");

@@ -1,4 +1,4 @@
-//! Sixth stage: bytes between a workload's socket and a stream of a hop.
+//! Seventh stage: bytes between a workload's socket and a stream of a hop.
 //!
 //! Back-pressure is that of HTTP/2: from the socket only as much is read as the
 //! peer's window takes, and the peer's window opens only as the socket takes

@@ -8,12 +8,14 @@ use countersign_evidence::{Denial, Finding, Reason};
 use countersign_net::{Abort, Severable};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::{Admission, Role};
-use countersign_ratls::tls::HandshakeError;
+use countersign_ratls::tls::{Agreed, HandshakeError};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_rustls::{client, server};
 
 use crate::context::{Context, Credentials};
+use crate::gate;
 use crate::listener::Accepted;
 
 /// A connection whose handshake is complete.
@@ -22,9 +24,12 @@ pub(crate) struct Handshaken<S> {
     pub(crate) stream: S,
     pub(crate) role: Role,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) agreed: Agreed,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) address: SocketAddr,
     pub(crate) abort: Abort,
+    /// Counts connections that come in and have not passed the gate.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
     // Only this module makes one.
     _private: (),
 }
@@ -34,20 +39,22 @@ pub(crate) async fn accept(
     accepted: Accepted,
     ctx: &Context,
 ) -> Result<Handshaken<server::TlsStream<Severable>>, Denial> {
-    // The permit counts handshakes in progress: it ends with this one.
-    let Accepted { socket, peer: address, permit: _permit, .. } = accepted;
+    let Accepted { socket, peer: address, permit, .. } = accepted;
     let credentials = ctx.credentials()?;
     let abort = Abort::default();
-    let handshake = credentials.acceptor.accept(Severable::new(socket, abort.clone()));
+    let acceptor = credentials.acceptor.offering(gate::protocols(&credentials, ctx));
+    let handshake = acceptor.accept(Severable::new(socket, abort.clone()));
     let done = timeout(ctx.limits.handshake_timeout, handshake).await.map_err(|_| too_slow(ctx))?;
     let done = done.map_err(|error| denial(error, Role::Client, ctx))?;
     Ok(Handshaken {
         stream: done.stream,
         role: Role::Client,
         admission: done.admission,
+        agreed: done.agreed,
         credentials,
         address,
         abort,
+        permit: Some(permit),
         _private: (),
     })
 }
@@ -60,7 +67,7 @@ pub(crate) async fn connect(
     credentials: Arc<Credentials>,
     ctx: &Context,
 ) -> Result<Handshaken<client::TlsStream<Severable>>, Denial> {
-    let connector = credentials.connector(to)?;
+    let connector = credentials.connector(to, gate::protocols(&credentials, ctx))?;
     let abort = Abort::default();
     let handshake = connector.connect(Severable::new(socket, abort.clone()));
     let done = timeout(ctx.limits.handshake_timeout, handshake).await.map_err(|_| too_slow(ctx))?;
@@ -69,9 +76,11 @@ pub(crate) async fn connect(
         stream: done.stream,
         role: Role::Server,
         admission: done.admission,
+        agreed: done.agreed,
         credentials,
         address,
         abort,
+        permit: None,
         _private: (),
     })
 }

@@ -1,32 +1,24 @@
-//! Whether the peer has said anything yet.
+//! What the peer refused us with.
 //!
-//! In TLS 1.3 a client is done before the server has judged it. The first byte
-//! that the server sends over the connection says that it admits us; a refusal
-//! comes as an alert instead, which the layers above would not keep.
+//! In TLS 1.3 a client is done before the server has judged it: a refusal comes
+//! as an alert later, which the layers above would not keep.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
-use countersign_evidence::{Denial, Finding, Reason};
+use countersign_evidence::{Denial, Finding};
 use countersign_ratls::tls::peer_refusal;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::sync::CancellationToken;
 
 /// What was heard from the peer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Heard {
-    first: CancellationToken,
     refusal: Arc<OnceLock<Finding>>,
 }
 
 impl Heard {
-    /// Resolves when the peer has said something.
-    pub(crate) async fn first(&self) {
-        self.first.cancelled().await;
-    }
-
     /// The refusal of the peer, if there was one, else `other`.
     pub(crate) fn explain(&self, other: Denial) -> Denial {
         self.refusal.get().map_or(other, |refusal| Denial::from(refusal.clone()))
@@ -40,18 +32,17 @@ impl Heard {
     }
 }
 
-/// A stream on which we listen for the first byte, or the refusal.
+/// A stream on which we listen for the refusal.
 #[derive(Debug)]
 pub(crate) struct Listening<S> {
     inner: S,
     heard: Heard,
-    silent: bool,
 }
 
 impl<S> Listening<S> {
     pub(crate) fn new(inner: S) -> (Self, Heard) {
         let heard = Heard::default();
-        (Self { inner, heard: heard.clone(), silent: true }, heard)
+        (Self { inner, heard: heard.clone() }, heard)
     }
 }
 
@@ -61,15 +52,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
-        match &polled {
-            Poll::Ready(Ok(())) if self.silent && buf.filled().len() > before => {
-                self.silent = false;
-                self.heard.first.cancel();
-            }
-            Poll::Ready(Err(error)) => self.heard.note(error),
-            _ => {}
+        if let Poll::Ready(Err(error)) = &polled {
+            self.heard.note(error);
         }
         polled
     }
@@ -99,9 +84,4 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
-}
-
-/// What a connection came to that ended before the peer said anything.
-pub(crate) fn silent_end(what: &str) -> Denial {
-    Finding::new(Reason::TlsFailure, what, "the peer's consent", "the connection ended without a word").into()
 }

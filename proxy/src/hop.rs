@@ -29,7 +29,8 @@ pub(crate) fn server(streams: u32) -> server::Builder {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .max_header_list_size(HEADER_LIST)
-        .max_concurrent_streams(streams)
+        // And one for the rounds.
+        .max_concurrent_streams(streams.saturating_add(1))
         .max_send_buffer_size(SEND_BUFFER);
     builder
 }

@@ -1,5 +1,5 @@
-//! Hops that end here: handshake, verdict, and for each CONNECT the policy, the
-//! workload, the bytes.
+//! Hops that end here: handshake, gate, verdict, and for each CONNECT the policy,
+//! the workload, the bytes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,19 +12,22 @@ use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::context::Context;
 use crate::hop::REASON_HEADER;
 use crate::listener::{self, Accepted};
 use crate::live::draining;
 use crate::observe::access::Record;
-use crate::observe::explain::Explanation;
 use crate::policy::Permitted;
+use crate::session::carrier::StreamOne;
 use crate::verdict::Appraised;
-use crate::{forward, handshake, hop, policy, route, verdict};
+use crate::{forward, gate, handshake, hop, policy, rounds, route, verdict};
+
+/// How long a peer may take to close a hop that has no streams and takes none.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves the inbound listener until a drain has ended.
 pub(crate) async fn serve(listener: TcpListener, config: Arc<Inbound>, ctx: Arc<Context>) {
@@ -55,12 +58,11 @@ fn reap(ended: &Result<(), tokio::task::JoinError>, ctx: &Context) {
 
 async fn one_hop(accepted: Accepted, hops: Arc<Semaphore>, config: Arc<Inbound>, ctx: Arc<Context>) {
     let peer = accepted.peer;
-    let shaken = tokio::select! {
+    let appraised = tokio::select! {
         biased;
         () = ctx.drain.forced() => return,
-        shaken = handshake::accept(accepted, &ctx) => shaken,
+        appraised = appraise(accepted, &ctx) => appraised,
     };
-    let appraised = shaken.and_then(|shaken| verdict::admit(shaken, &ctx));
     let (hop, stream) = match appraised {
         Ok(appraised) => appraised,
         Err(denial) => {
@@ -79,49 +81,128 @@ async fn one_hop(accepted: Accepted, hops: Arc<Semaphore>, config: Arc<Inbound>,
     };
     let limit = ctx.limits.streams_per_hop;
     match timeout(ctx.limits.handshake_timeout, hop::server(limit).handshake(stream)).await {
-        Ok(Ok(connection)) => streams(hop, connection, config, ctx).await,
+        Ok(Ok(connection)) => Inside { hop, config, ctx, tasks: JoinSet::new() }.serve(connection).await,
         Ok(Err(error)) => tracing::debug!(peer.address = %peer, %error, "no HTTP/2 on the hop"),
         Err(_) => tracing::info!(peer.address = %peer, "hop closed: no HTTP/2 preface in time"),
     }
 }
 
-type Connection = h2::server::Connection<tokio_rustls::server::TlsStream<countersign_net::Severable>, Bytes>;
+type Stream = gate::Rest<tokio_rustls::server::TlsStream<countersign_net::Severable>>;
 
-/// Serves the streams of one hop until it ends or is cut.
-async fn streams(hop: Appraised, mut connection: Connection, config: Arc<Inbound>, ctx: Arc<Context>) {
-    let mut tasks = JoinSet::new();
-    let silence = hop::silence(connection.ping_pong());
-    tokio::pin!(silence);
-    let mut leaving = false;
-    loop {
-        tokio::select! {
-            biased;
-            () = hop.cut.cancelled() => break,
-            () = ctx.drain.beginning(), if !leaving => {
-                leaving = true;
-                connection.graceful_shutdown();
-            }
-            Some(ended) = tasks.join_next(), if !tasks.is_empty() => reap(&ended, &ctx),
-            () = &mut silence => {
-                tracing::info!(hop = hop.id, "hop closed: the peer does not answer");
-                break;
-            }
-            request = connection.accept() => match request {
-                Some(Ok((request, respond))) => {
-                    tasks.spawn(one_stream(hop.clone(), request, respond, Arc::clone(&config), Arc::clone(&ctx)));
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(hop = hop.id, %error, "hop ended");
+/// From a connection to a hop.
+async fn appraise(accepted: Accepted, ctx: &Context) -> Result<(Appraised, Stream), Denial> {
+    let shaken = handshake::accept(accepted, ctx).await?;
+    let attested = gate::pass(shaken, ctx).await?;
+    verdict::admit(attested, ctx)
+}
+
+/// A hop inside of HTTP/2.
+struct Inside {
+    hop: Appraised,
+    config: Arc<Inbound>,
+    ctx: Arc<Context>,
+    tasks: JoinSet<()>,
+}
+
+/// The way of stream 1 to the rounds.
+type Attach = oneshot::Sender<Result<StreamOne, Denial>>;
+
+impl Inside {
+    /// Serves the streams of one hop until it ends or is cut.
+    async fn serve(mut self, mut connection: h2::server::Connection<Stream, Bytes>) {
+        let (hop, ctx) = (self.hop.clone(), Arc::clone(&self.ctx));
+        let (attach, attached) = oneshot::channel();
+        let mut attach = hop.session.is_some().then_some(attach);
+        let rounds = rounds::run(&hop, async { attached.await.unwrap_or_else(|_| Err(draining())) }, &ctx);
+        let silence = hop::silence(connection.ping_pong());
+        tokio::pin!(rounds, silence);
+        let mut leaving = Leaving::No;
+        loop {
+            tokio::select! {
+                biased;
+                () = hop.cut.cancelled() => break,
+                () = leaving.next(&hop, &ctx, self.tasks.is_empty()) => match leaving {
+                    Leaving::No => {
+                        leaving = Leaving::Streams;
+                        connection.graceful_shutdown();
+                    }
+                    Leaving::Streams => {
+                        leaving = Leaving::Peer(Instant::now() + FAREWELL);
+                        hop.begin_drain(draining(), &ctx);
+                    }
+                    Leaving::Peer(_) => break,
+                },
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => reap(&ended, &ctx),
+                () = &mut silence => {
+                    tracing::info!(hop = hop.id, "hop closed: the peer does not answer");
                     break;
                 }
-                None => break,
+                request = connection.accept() => match request {
+                    Some(Ok((request, respond))) => self.request(request, respond, &mut attach),
+                    Some(Err(error)) => {
+                        tracing::debug!(hop = hop.id, %error, "hop ended");
+                        break;
+                    }
+                    None => break,
+                },
+                () = &mut rounds => break,
             }
         }
+        // Without its connection every stream ends; those of a cut hop end by their own switch.
+        drop(connection);
+        while let Some(ended) = self.tasks.join_next().await {
+            reap(&ended, &ctx);
+        }
     }
-    // Without its connection every stream ends; those of a cut hop end by their own switch.
-    drop(connection);
-    while let Some(ended) = tasks.join_next().await {
-        reap(&ended, &ctx);
+
+    /// A stream begins. On a hop with a session the first one is for the rounds,
+    /// and no other is.
+    fn request(
+        &mut self,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+        attach: &mut Option<Attach>,
+    ) {
+        let is_attest = self.hop.session.is_some() && rounds::is_attest(&request);
+        let channel = match attach.take() {
+            Some(attach) => rounds::answer(request, respond).map(|stream| drop(attach.send(Ok(stream)))),
+            None if is_attest => Err(rounds::refused("attest request", "one on each hop", "a second one")),
+            None => {
+                let (hop, config, ctx) = (self.hop.clone(), Arc::clone(&self.config), Arc::clone(&self.ctx));
+                self.tasks.spawn(one_stream(hop, request, respond, config, ctx));
+                Ok(())
+            }
+        };
+        if let Err(denial) = channel {
+            self.hop.channel_failed(denial, &self.ctx);
+        }
+    }
+}
+
+/// How far a hop is on its way to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    /// It takes new streams.
+    No,
+    /// It takes none, and has some.
+    Streams,
+    /// It has none, and the peer may close it until then.
+    Peer(Instant),
+}
+
+impl Leaving {
+    /// Resolves when the next step is due.
+    async fn next(self, hop: &Appraised, ctx: &Context, alone: bool) {
+        match self {
+            Self::No => tokio::select! {
+                () = ctx.drain.beginning() => {}
+                () = hop.drain_begins() => {}
+            },
+            // Over plain h2 the connection itself ends after its last stream.
+            Self::Streams if alone && hop.session.is_some() => {}
+            Self::Streams => std::future::pending().await,
+            Self::Peer(until) => tokio::time::sleep_until(until).await,
+        }
     }
 }
 
@@ -153,12 +234,16 @@ async fn one_stream(
             if let Some(line) = ctx.refusals.line(ctx.clock.seconds()) {
                 tracing::warn!(
                     target: "access", hop = hop.id, reason = %denial.reason, line.suppressed,
-                    "stream refused\n{}",
-                    Explanation { source: &hop.peer(), destination: hop.me.as_str(), denial: &denial }
+                    "stream refused\n{}", hop.explained(&denial)
                 );
             }
-            // The peer may be gone; its stream is then refused anyhow.
-            let _ = respond.send_response(refused(&denial), true);
+            if denial.reason == Reason::Draining && !ctx.drain.begun() {
+                // Only this hop takes no more: the caller tries another one.
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+            } else {
+                // The peer may be gone; its stream is then refused anyhow.
+                let _ = respond.send_response(refused(&denial), true);
+            }
             Err(denial)
         }
     };

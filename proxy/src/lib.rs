@@ -4,22 +4,26 @@
 //! sends, connections of the workload and of peers. **Leaves**: the bytes of
 //! those connections that a policy permits, and the reason for every other.
 //!
-//! **Guaranteed**: no byte of an application moves before its peer was
-//! appraised; a decision that falls against a peer later cuts its live hops
-//! with everything on them; each request is decided by exactly one generation
-//! of the configuration; everything that a stranger can fill is bounded.
+//! **Guaranteed**: no byte of an application moves before both sides have
+//! proved themselves for this very connection, as far as policy demands it, nor
+//! after the proof has lapsed; a decision that falls against a peer later ends its
+//! live hops with everything on them; each request is decided by exactly one
+//! generation of the configuration; everything that a stranger can fill is bounded.
 //!
 //! The way of a byte, in the order of the modules; each stage takes the proof
 //! of the one before, and only the stage itself can make it:
 //!
 //! ```text
-//! listener -> handshake -> verdict -> policy -> route -> forward -> observe
-//! Accepted    Handshaken   Appraised  Permitted
+//! listener -> handshake -> gate ----> verdict -> policy -> route -> forward -> observe
+//! Accepted    Handshaken   Attested   Appraised  Permitted
 //! ```
 
 mod listener;
 
 mod handshake;
+
+pub mod gate;
+mod session;
 
 mod verdict;
 
@@ -36,6 +40,7 @@ mod hop;
 mod inbound;
 mod outbound;
 mod pool;
+mod rounds;
 
 pub mod agent;
 

@@ -87,6 +87,14 @@ enum Failure {
     Final(Denial),
 }
 
+impl Lease {
+    /// The hop does not take the stream: nobody else need try.
+    fn unfit(&self, denial: Denial) -> Failure {
+        self.spend();
+        Failure::Hop(denial)
+    }
+}
+
 async fn open(
     socket: &TcpStream,
     peer: SocketAddr,
@@ -116,15 +124,15 @@ async fn tunnel(
     mapping: &Outbound,
     ctx: &Context,
 ) -> Result<Tunnel, Failure> {
-    let permitted = policy::permit(lease.hop(), mapping.port, ctx).map_err(Failure::Hop)?;
+    let permitted = policy::permit(lease.hop(), mapping.port, ctx).map_err(|denial| lease.unfit(denial))?;
     let connect = async {
-        let mut sender = lease.request().ready().await.map_err(|e| Failure::Hop(hop::broken(&e)))?;
+        let mut sender = lease.request().ready().await.map_err(|e| lease.unfit(hop::broken(&e)))?;
         let (response, send) =
-            sender.send_request(request, false).map_err(|e| Failure::Hop(hop::broken(&e)))?;
+            sender.send_request(request, false).map_err(|e| lease.unfit(hop::broken(&e)))?;
         let response = response.await.map_err(|error| {
             let denial = hop::broken(&error);
             let unseen = error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            if unseen { Failure::Hop(denial) } else { Failure::Final(denial) }
+            if unseen { lease.unfit(denial) } else { Failure::Final(denial) }
         })?;
         Ok((response, send))
     };

@@ -1,4 +1,4 @@
-//! Fourth stage: one stream is permitted. Forwarding takes a [`Permitted`], and
+//! Fifth stage: one stream is permitted. Forwarding takes a [`Permitted`], and
 //! only this module makes one, from an appraised hop.
 
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub(crate) fn permit(hop: &Appraised, port: u16, ctx: &Context) -> Result<Permit
     let mut permitted = Permitted { hop: hop.clone(), stream, admission: hop.admission(), _private: () };
     for _ in 0..ATTEMPTS {
         let view = ctx.view.load_full();
-        let admission = hop.current(view.generation, ctx.clock.now(), &ctx.metrics)?;
+        let admission = hop.accepting(ctx)?;
         if hop.role == Role::Client {
             authorize(&view, &admission, &hop.me, port)?;
         }

@@ -7,24 +7,26 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_evidence::{Denial, Finding, Reason};
+use countersign_net::Severable;
 use countersign_ratls::SpiffeId;
 use h2::client::SendRequest;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::client;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::context::{Context, Credentials};
-use crate::heard::{self, Listening};
 use crate::live::draining;
 use crate::verdict::Appraised;
-use crate::{handshake, hop, route, verdict};
+use crate::{gate, handshake, hop, rounds, route, verdict};
 
 /// Callers that wait for one dial.
 const WAITING: usize = 1024;
@@ -52,6 +54,22 @@ struct Pooled {
     request: SendRequest<Bytes>,
     streams: AtomicUsize,
     idle_since: Mutex<Instant>,
+    /// Somebody found that it takes no more streams.
+    spent: AtomicBool,
+    /// Without a pool and without leases a hop ends.
+    _used: DropGuard,
+}
+
+impl Pooled {
+    /// Whether new streams belong here: the peer holds and the hop takes them
+    /// now, and both will live a while yet.
+    fn is_fit(&self, credentials: &Arc<Credentials>, ctx: &Context) -> bool {
+        // A hop with a session takes our new certificate; one over plain h2 ends with the old.
+        let ours = self.appraised.session.is_some() || Arc::ptr_eq(&self.credentials, credentials);
+        ours && !self.spent.load(Ordering::Acquire)
+            && self.appraised.in_its_prime(ctx.clock.seconds())
+            && self.appraised.accepting(ctx).is_ok()
+    }
 }
 
 /// The right to open one stream on a hop.
@@ -65,6 +83,11 @@ impl Lease {
 
     pub(crate) fn request(&self) -> SendRequest<Bytes> {
         self.0.request.clone()
+    }
+
+    /// The hop takes no more streams, whatever it says of itself.
+    pub(crate) fn spend(&self) {
+        self.0.spent.store(true, Ordering::Release);
     }
 }
 
@@ -118,26 +141,18 @@ impl Pool {
 fn take(hops: &Mutex<Vec<Arc<Pooled>>>, ctx: &Context) -> Option<Lease> {
     let credentials = ctx.credentials.borrow().clone()?;
     let limit = usize::try_from(ctx.limits.streams_per_hop).unwrap_or(usize::MAX);
-    let now = ctx.clock.now();
     let hops = hops.lock().unwrap_or_else(PoisonError::into_inner).clone();
     hops.into_iter().find_map(|hop| {
-        let room = limit.min(hop.request.current_max_send_streams());
-        let fresh =
-            Arc::ptr_eq(&hop.credentials, &credentials) && in_its_prime(&hop.appraised, now.as_secs());
-        if !fresh || hop.appraised.cut.cause().is_some() {
+        // One stream is for the rounds.
+        let rounds = usize::from(hop.appraised.session.is_some());
+        let room = limit.min(hop.request.current_max_send_streams().saturating_sub(rounds));
+        if !hop.is_fit(&credentials, ctx) {
             return None;
         }
         let taken =
             hop.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < room).then_some(n + 1));
         taken.ok().map(|_| Lease(hop))
     })
-}
-
-/// New streams go to hops that will live a while yet: a hop is cut when its
-/// certificates end, and its streams with it.
-fn in_its_prime(hop: &Appraised, now: u64) -> bool {
-    let life = hop.until().saturating_sub(hop.opened);
-    now <= hop.opened.saturating_add(life / 4 * 3)
 }
 
 /// Dials for one destination.
@@ -160,7 +175,7 @@ struct Failure {
 }
 
 type Dialled = Result<(Pooled, Driver), Denial>;
-type Driver = Pin<Box<dyn Future<Output = u64> + Send>>;
+type Connection = h2::client::Connection<gate::Rest<client::TlsStream<Severable>>, Bytes>;
 type Dial = Pin<Box<dyn Future<Output = Dialled> + Send>>;
 
 impl Keeper {
@@ -238,7 +253,7 @@ impl Keeper {
                 let pooled = Arc::new(pooled);
                 let lease = Lease(Arc::clone(&pooled));
                 self.lock().push(pooled);
-                self.drivers.spawn(driver);
+                self.drivers.spawn(driver.run(Arc::clone(&self.hops)));
                 if let Some(answer) = waiting.pop_front() {
                     let _ = answer.send(Ok(lease));
                 }
@@ -269,12 +284,11 @@ impl Keeper {
     fn release_idle(&self) {
         let limit = self.ctx.limits.idle_timeout;
         let current = self.ctx.credentials.borrow().clone();
-        let now = self.ctx.clock.seconds();
         self.lock().retain(|hop| {
             let idle = *hop.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-            let fresh = current.as_ref().is_some_and(|c| Arc::ptr_eq(c, &hop.credentials));
+            let fit = current.as_ref().is_some_and(|current| hop.is_fit(current, &self.ctx));
             let used = hop.streams.load(Ordering::Acquire) > 0;
-            used || (fresh && in_its_prime(&hop.appraised, now) && idle.elapsed() < limit)
+            used || (fit && idle.elapsed() < limit)
         });
     }
 
@@ -302,47 +316,77 @@ async fn dial(destination: Destination, ctx: Arc<Context>) -> Dialled {
     let credentials = credentials(&ctx).await?;
     let (socket, address) = connect(&destination.address, &ctx).await?;
     let shaken = handshake::connect(socket, address, &destination.to, Arc::clone(&credentials), &ctx).await?;
-    let (appraised, stream) = verdict::admit(shaken, &ctx)?;
+    let attested = gate::pass(shaken, &ctx).await?;
+    let (appraised, stream) = verdict::admit(attested, &ctx)?;
     let limit = ctx.limits.handshake_timeout;
-    let (stream, heard) = Listening::new(stream);
-    let (request, mut connection) = timeout(limit, hop::client().handshake::<_, Bytes>(stream))
+    let (mut request, connection) = timeout(limit, hop::client().handshake::<_, Bytes>(stream))
         .await
         .map_err(|_| late("HTTP/2", limit))?
         .map_err(|error| hop::broken(&error))?;
-    // The hop is open when the peer has admitted us as well.
-    tokio::select! {
-        biased;
-        () = heard.first() => {}
-        ended = &mut connection => {
-            let other = ended.map_or_else(|error| hop::broken(&error), |()| heard::silent_end("HTTP/2"));
-            return Err(heard.explain(other));
-        }
-        () = tokio::time::sleep(limit) => return Err(late("consent of the peer", limit)),
-    }
-    let hop = appraised.clone();
-    let driver = Box::pin(async move {
-        let silence = hop::silence(connection.ping_pong());
-        tokio::select! {
-            biased;
-            () = hop.cut.cancelled() => {}
-            ended = &mut connection => {
-                if let Err(error) = ended {
-                    tracing::debug!(hop = hop.id, %error, "hop ended");
-                }
-            }
-            () = silence => tracing::info!(hop = hop.id, "hop closed: the peer does not answer"),
-        }
-        hop.id
-    });
+    // Before anybody else can ask for anything.
+    let asked = appraised.session.as_ref().map(|_| rounds::ask(&mut request)).transpose()?;
+    let unused = CancellationToken::new();
     let pooled = Pooled {
-        appraised,
+        appraised: appraised.clone(),
         credentials,
         request,
         // The lease of whoever waited longest.
         streams: AtomicUsize::new(1),
         idle_since: Mutex::new(Instant::now()),
+        spent: AtomicBool::new(false),
+        _used: unused.clone().drop_guard(),
     };
-    Ok((pooled, driver))
+    Ok((pooled, Driver { hop: appraised, connection, asked, unused, ctx }))
+}
+
+/// Keeps a hop going.
+struct Driver {
+    hop: Appraised,
+    connection: Connection,
+    asked: Option<rounds::Asked>,
+    unused: CancellationToken,
+    ctx: Arc<Context>,
+}
+
+impl Driver {
+    /// Runs until the hop ends, is cut, or nobody needs it. Answers with its number.
+    async fn run(self, hops: Arc<Mutex<Vec<Arc<Pooled>>>>) -> u64 {
+        let Self { hop, mut connection, asked, unused, ctx } = self;
+        let silence = hop::silence(connection.ping_pong());
+        let channel = async {
+            match asked {
+                Some(asked) => asked.answered().await,
+                None => std::future::pending().await,
+            }
+        };
+        // On the heap: nearly all of a driver's life is spent in the others.
+        let mut rounds = Box::pin(rounds::run(&hop, channel, &ctx));
+        tokio::pin!(silence);
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = hop.cut.cancelled() => break,
+                ended = &mut connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(hop = hop.id, %error, "hop ended");
+                    }
+                    break;
+                }
+                () = hop.drain_begins(), if !draining => {
+                    draining = true;
+                    hops.lock().unwrap_or_else(PoisonError::into_inner).retain(|pooled| pooled.appraised.id != hop.id);
+                }
+                () = unused.cancelled() => break,
+                () = &mut rounds => break,
+                () = &mut silence => {
+                    tracing::info!(hop = hop.id, "hop closed: the peer does not answer");
+                    break;
+                }
+            }
+        }
+        hop.id
+    }
 }
 
 /// Our credentials; at start-up they may take a moment.

@@ -1,4 +1,4 @@
-//! Fifth stage: where a stream goes.
+//! Sixth stage: where a stream goes.
 
 use std::net::{IpAddr, SocketAddr};
 

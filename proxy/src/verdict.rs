@@ -1,17 +1,17 @@
-//! Third stage: the verdict. The hop is registered, so that it can be cut, and
-//! its peer holds under the current view.
+//! Fourth stage: the verdict. The peer has proved what is demanded of it, and
+//! holds under the current view.
 
 use std::sync::Arc;
 
-use countersign_evidence::{Denial, Finding, Reason, UnixTime};
+use countersign_evidence::{Denial, UnixTime};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::{Admission, Judge, Presented, Role};
 use countersign_ratls::throttle::Throttle;
 use rustls_pki_types::CertificateDer;
 
 use crate::context::Context;
-use crate::handshake::Handshaken;
-use crate::live::{Hop, NewHop, Registered};
+use crate::gate::{Attested, Rest};
+use crate::live::Registered;
 use crate::observe::explain::Explanation;
 
 /// Proof that the peer of a hop was appraised, and that the hop can be cut.
@@ -19,33 +19,17 @@ use crate::observe::explain::Explanation;
 pub(crate) struct Appraised(Arc<Registered>);
 
 impl std::ops::Deref for Appraised {
-    type Target = Hop;
-    fn deref(&self) -> &Hop {
+    type Target = Registered;
+    fn deref(&self) -> &Registered {
         &self.0
     }
 }
 
-/// Registers a hop, then checks it against the view that is current by now.
-pub(crate) fn admit<S>(handshaken: Handshaken<S>, ctx: &Context) -> Result<(Appraised, S), Denial> {
-    let Handshaken { stream, role, admission, credentials, address, abort, .. } = handshaken;
-    if admission.presented.spki_sha256 == credentials.identity.spki_sha256 {
-        return Err(
-            Finding::new(Reason::SelfConnection, "peer's key", "another key than ours", "our own").into()
-        );
-    }
-    ctx.metrics.admitted(&admission, role);
-    let new = NewHop {
-        role,
-        me: credentials.me.clone(),
-        address,
-        own_until: credentials.identity.not_after,
-        judge: Arc::clone(&credentials.judge),
-        admission,
-        abort,
-    };
-    let now = ctx.clock.now();
-    let hop = ctx.live.register(new, now, &ctx.metrics);
-    hop.current(ctx.view.load().generation, now, &ctx.metrics)?;
+/// Opens a hop whose peer holds under the view that is current by now.
+pub(crate) fn admit<S>(attested: Attested<S>, ctx: &Context) -> Result<(Appraised, Rest<S>), Denial> {
+    let Attested { mut hop, stream, .. } = attested;
+    hop.accepting(ctx)?;
+    hop.opened(&ctx.metrics);
     Ok((Appraised(Arc::new(hop)), stream))
 }
 

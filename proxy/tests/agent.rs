@@ -26,7 +26,7 @@ fn entries(world: &World) -> Entries {
     let mut add = |name: EntryName, body: Vec<u8>| {
         entries.insert(name.to_string().into(), Entry::new(Bytes::from(body)));
     };
-    for resource in world.resources(&Policy { mr_td: 0xd0, ports: vec![80] }) {
+    for resource in world.resources(&Policy { mr_td: 0xd0, ports: vec![80], level: "L2" }) {
         add(EntryName::Resource(resource.key()), resource.to_json().into_bytes());
     }
     for item in &world.collateral {

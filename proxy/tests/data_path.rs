@@ -92,7 +92,7 @@ async fn a_port_that_no_policy_allows_is_refused_and_the_workload_sees_nothing()
 
 #[tokio::test]
 async fn each_refusal_of_a_request_has_its_status_and_reason() {
-    let pair = Pair::new().await;
+    let pair = Pair::at("L1", World::new(), |_| {}).await;
     let mut hop = Raw::connect(&pair).await;
     let allowed = pair.port;
     let closed = allowed.wrapping_add(1).max(1);
@@ -115,7 +115,7 @@ async fn each_refusal_of_a_request_has_its_status_and_reason() {
 
 #[tokio::test]
 async fn a_workload_that_does_not_listen_is_503() {
-    let mut pair = Pair::new().await;
+    let mut pair = Pair::at("L1", World::new(), |_| {}).await;
     let (elsewhere, _) = support::workload().await;
     drop(std::mem::replace(&mut pair.workload, elsewhere));
     let mut hop = Raw::connect(&pair).await;
@@ -189,10 +189,11 @@ async fn a_hop_does_not_outlive_the_certificates_it_rests_on() {
     let pair = Pair::new().await;
     let (mut app, mut server) = pair.connect().await;
     let hop = pair.ledger.ctx.live.hops().remove(0);
-    pair.ledger.ctx.live.expire(support::at(hop.until()), &pair.ledger.ctx.metrics);
+    pair.world.advance(hop.until() - support::NOW);
+    pair.ledger.ctx.live.expire(&pair.ledger.ctx);
     assert!(hop.cut.cause().is_none());
-    pair.world.advance(hop.until() - support::NOW + 1);
-    pair.ledger.ctx.live.expire(pair.ledger.ctx.clock.now(), &pair.ledger.ctx.metrics);
+    pair.world.advance(1);
+    pair.ledger.ctx.live.expire(&pair.ledger.ctx);
     let Some(Cause::Expired(denial)) = hop.cut.cause() else { panic!("{:?}", hop.cut.cause()) };
     assert_eq!(denial.reason, Reason::SvidExpired);
     assert_reset(&mut app).await;

@@ -39,7 +39,7 @@ async fn a_first_start_without_control_plane_is_not_ready_and_says_what_it_waits
 #[tokio::test]
 async fn the_last_good_snapshot_is_in_use_after_a_restart_without_control_plane() {
     let world = World::new();
-    let policy = Policy { mr_td: 0xd0, ports: vec![1] };
+    let policy = Policy { mr_td: 0xd0, ports: vec![1], level: "L2" };
     let mut entries: BTreeMap<Arc<str>, Entry> = BTreeMap::new();
     for resource in world.resources(&policy) {
         let body = Bytes::from(resource.to_json());

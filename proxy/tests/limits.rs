@@ -58,7 +58,7 @@ async fn a_handshake_that_takes_too_long_is_given_up() {
 
 #[tokio::test]
 async fn hops_beyond_the_limit_are_refused_on_the_side_of_the_called() {
-    let pair = Pair::build(World::new(), |b| b.limits.hops = 1).await;
+    let pair = Pair::at("L1", World::new(), |b| b.limits.hops = 1).await;
     let first = Raw::connect(&pair).await;
     let (mut hop, connection) = Raw::unserved(&pair).await;
     // The connection ends before it has answered anything.
@@ -152,7 +152,7 @@ async fn an_admitted_peer_cannot_fill_the_log_with_refusals() {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(lines.clone()).finish();
     let _captured = tracing::subscriber::set_default(subscriber);
-    let pair = Pair::new().await;
+    let pair = Pair::at("L1", World::new(), |_| {}).await;
     let mut hop = Raw::connect(&pair).await;
     for _ in 0..100 {
         hop.ask(Method::CONNECT, "ledger:1").await;

@@ -9,7 +9,8 @@ use countersign_ratls::ca::Leaf;
 use countersign_ratls::csr::AttestedRequest;
 use countersign_ratls::key::{KeyType, PrivateKey};
 use countersign_ratls::peer::{Admission, Judge, Presented, Role};
-use countersign_ratls::tls::{ALPN_H2, Acceptor, Profile};
+use countersign_ratls::session::{Side, WireReason};
+use countersign_ratls::tls::{ALPN_MESH, Acceptor, Profile};
 use countersign_ratls::{Authority, Identity, SpiffeId};
 use http::{Method, Request, StatusCode};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -17,7 +18,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -26,6 +27,7 @@ use crate::clock::Clock;
 use crate::mesh::Mesh;
 use crate::plane::request;
 use crate::policy;
+use crate::session::{Gate, Prover, Speaker};
 use crate::wait::within;
 
 /// Admits everybody: an attacker does not care.
@@ -96,6 +98,8 @@ pub enum Answer {
     Alert(u8),
     /// The connection ended without a word.
     Closed(String),
+    /// The session protocol ended, before or after the gate: whether by the peer, and why.
+    Session(bool, WireReason),
     /// The answer to a CONNECT, with the reason header.
     Connect(StatusCode, String),
 }
@@ -104,6 +108,8 @@ pub enum Answer {
 #[derive(Clone, Debug)]
 pub struct Raw {
     config: Arc<ClientConfig>,
+    prover: Option<Prover>,
+    clock: Clock,
 }
 
 /// What a raw client offers.
@@ -113,20 +119,28 @@ pub struct Offer {
     pub certificate: Option<(Vec<CertificateDer<'static>>, Arc<dyn rustls::sign::SigningKey>)>,
     /// Application protocols.
     pub alpn: Vec<Vec<u8>>,
+    /// Who speaks at the gate; without one nothing is said there.
+    pub prover: Option<Prover>,
 }
 
 impl Offer {
-    /// What a mesh peer with this identity offers.
+    /// The certificate of this identity, and nothing to prove it by.
     #[must_use]
     pub fn of(identity: &Identity) -> Self {
         let certificate = Some((identity.chain.clone(), Arc::clone(&identity.key)));
-        Self { certificate, alpn: vec![ALPN_H2.to_vec()] }
+        Self { certificate, alpn: vec![ALPN_MESH.to_vec()], prover: None }
+    }
+
+    /// What a mesh peer with this identity on this machine offers.
+    #[must_use]
+    pub fn proving(identity: &Identity, attester: &Arc<dyn Attester>) -> Self {
+        Self { prover: Some(Prover::new(identity, attester)), ..Self::of(identity) }
     }
 
     /// No certificate.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self { certificate: None, alpn: vec![ALPN_H2.to_vec()] }
+        Self { certificate: None, alpn: vec![ALPN_MESH.to_vec()], prover: None }
     }
 }
 
@@ -152,7 +166,7 @@ impl Raw {
         };
         config.alpn_protocols = offer.alpn;
         config.enable_early_data = true;
-        Self { config: Arc::new(config) }
+        Self { config: Arc::new(config), prover: offer.prover, clock: clock.clone() }
     }
 
     /// One connection: a CONNECT for `port`. The kind of handshake, if there was
@@ -166,7 +180,7 @@ impl Raw {
             Err(error) => return (None, alert(&error)),
         };
         let kind = stream.get_ref().1.handshake_kind();
-        (kind, within("an answer to CONNECT", ask(stream, port, "")).await)
+        (kind, within("an answer to CONNECT", self.ask(stream, port, "")).await)
     }
 
     /// One connection whose CONNECT has `padding` as a header.
@@ -175,7 +189,32 @@ impl Raw {
     /// When nobody listens, or there is no handshake.
     pub async fn connect_with(&self, address: SocketAddr, port: u16, padding: &str) -> Answer {
         let stream = self.handshake(address).await.unwrap();
-        within("an answer to CONNECT", ask(stream, port, padding)).await
+        within("an answer to CONNECT", self.ask(stream, port, padding)).await
+    }
+
+    /// Goes through the gate, if there is one, and asks.
+    async fn ask(&self, mut stream: Tls, port: u16, padding: &str) -> Answer {
+        let mesh = stream.get_ref().1.alpn_protocol() == Some(ALPN_MESH);
+        let Some(prover) = self.prover.as_ref().filter(|_| mesh) else {
+            // The server speaks first, or refuses: an alert that is not read before
+            // something is written to a closed connection can be lost.
+            let mut stream = BufReader::new(stream);
+            return match stream.fill_buf().await {
+                Err(error) => alert(&error),
+                Ok([]) => Answer::Closed("in order".to_owned()),
+                Ok(_) => ask(stream, port, padding, false).await,
+            };
+        };
+        let mut speaker = Speaker::new(prover, Side::Client, stream.get_ref().1, &self.clock);
+        match speaker.gate(&mut stream).await {
+            Gate::Open(rest) => {
+                let (read, write) = tokio::io::split(stream);
+                let read = std::io::Cursor::new(rest).chain(read);
+                ask(tokio::io::join(read, write), port, padding, true).await
+            }
+            Gate::Cut(cut) => Answer::Session(cut.by_peer, cut.wire),
+            Gate::Ended(error) => alert(&error),
+        }
     }
 
     /// Completes a handshake, says nothing, and returns when the server hangs up.
@@ -188,10 +227,11 @@ impl Raw {
         let _ = within("the end of a silent client", stream.read_to_end(&mut Vec::new())).await;
     }
 
-    async fn handshake(
-        &self,
-        address: SocketAddr,
-    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    /// A connection, up to the end of the handshake.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn handshake(&self, address: SocketAddr) -> std::io::Result<Tls> {
         let socket = TcpStream::connect(address).await?;
         let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
         let connector = TlsConnector::from(Arc::clone(&self.config));
@@ -199,20 +239,35 @@ impl Raw {
     }
 }
 
-async fn ask(stream: tokio_rustls::client::TlsStream<TcpStream>, port: u16, padding: &str) -> Answer {
-    // The server speaks first, or refuses: an alert that is not read before
-    // something is written to a closed connection can be lost.
-    let mut stream = BufReader::new(stream);
-    match stream.fill_buf().await {
-        Err(error) => return alert(&error),
-        Ok([]) => return Answer::Closed("in order".to_owned()),
-        Ok(_) => {}
-    }
+/// A TLS connection of a client.
+pub type Tls = tokio_rustls::client::TlsStream<TcpStream>;
+
+/// The channel for rounds: stream 1 of a hop behind a gate.
+#[must_use]
+pub fn attest_request() -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = "https://peer/.well-known/ratls-mesh/attest".parse().unwrap();
+    let kind = "application/vnd.countersign.ratls-mesh-frames".parse().unwrap();
+    request.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    request
+}
+
+async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    port: u16,
+    padding: &str,
+    with_rounds: bool,
+) -> Answer {
     let (mut sender, mut connection) = match h2::client::handshake(stream).await {
         Ok(both) => both,
         Err(error) => return h2_error(error),
     };
     let asking = async {
+        let _rounds = match with_rounds {
+            true => Some(sender.send_request(attest_request(), false)?),
+            false => None,
+        };
         sender = sender.ready().await?;
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use countersign_evidence::UnixTime;
+use countersign_ratls::session::Moment;
 use rustls::time_provider::TimeProvider;
+use tokio::sync::watch;
 
 /// When every test begins, seconds since the epoch.
 pub const START: u64 = 1_800_000_000;
@@ -14,11 +16,19 @@ pub const DAY: u64 = 86_400;
 
 /// A clock that moves when it is told to. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Clock(Arc<AtomicU64>);
+pub struct Clock(Arc<Hands>);
+
+#[derive(Debug)]
+struct Hands {
+    wall: AtomicU64,
+    /// Never goes back, whoever sets the other one.
+    monotonic: watch::Sender<Duration>,
+}
 
 impl Default for Clock {
     fn default() -> Self {
-        Self(Arc::new(AtomicU64::new(START)))
+        let (wall, monotonic) = (AtomicU64::new(START), watch::Sender::new(Duration::ZERO));
+        Self(Arc::new(Hands { wall, monotonic }))
     }
 }
 
@@ -26,7 +36,7 @@ impl Clock {
     /// Seconds since the epoch.
     #[must_use]
     pub fn seconds(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+        self.0.wall.load(Ordering::SeqCst)
     }
 
     /// Now.
@@ -35,20 +45,33 @@ impl Clock {
         UnixTime::since_unix_epoch(Duration::from_secs(self.seconds()))
     }
 
-    /// Moves it on.
-    pub fn advance(&self, seconds: u64) {
-        self.0.fetch_add(seconds, Ordering::SeqCst);
+    /// Now, by both clocks.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        Moment { monotonic: *self.0.monotonic.borrow(), unix: self.seconds() }
     }
 
-    /// Moves it back, as somebody who controls a machine's clock can.
+    /// Moves it on.
+    pub fn advance(&self, seconds: u64) {
+        self.0.wall.fetch_add(seconds, Ordering::SeqCst);
+        self.0.monotonic.send_modify(|now| *now += Duration::from_secs(seconds));
+    }
+
+    /// Moves the wall clock back, as somebody who controls a machine's clock can.
     pub fn set_back(&self, seconds: u64) {
-        self.0.fetch_sub(seconds, Ordering::SeqCst);
+        self.0.wall.fetch_sub(seconds, Ordering::SeqCst);
     }
 
     /// For whatever asks for the time.
     #[must_use]
     pub fn provider(&self) -> Arc<dyn TimeProvider> {
         Arc::new(self.clone())
+    }
+
+    /// For a proxy.
+    #[must_use]
+    pub fn of_a_proxy(&self) -> countersign_proxy::Clock {
+        countersign_proxy::Clock::by_hand(self.provider(), self.0.monotonic.subscribe())
     }
 }
 

@@ -39,6 +39,7 @@ pub mod plane;
 pub mod policy;
 pub mod proxy;
 pub mod relay;
+pub mod session;
 pub mod vendor;
 pub mod wait;
 pub mod workload;

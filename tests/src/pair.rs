@@ -68,6 +68,18 @@ impl Pair {
         (application, served)
     }
 
+    /// Lets time pass as it does for a mesh that lives: in steps, after each of
+    /// which everything that was due has happened.
+    pub async fn live(&self, seconds: u64) {
+        const STEP: u64 = 60;
+        for passed in (0..seconds).step_by(STEP as usize) {
+            self.mesh.clock.advance(STEP.min(seconds - passed));
+            for proxy in [&self.web, &self.ledger] {
+                proxy.settled().await;
+            }
+        }
+    }
+
     /// A connection of web's application to its sidecar.
     ///
     /// # Panics

@@ -63,6 +63,7 @@ impl<'a> Sidecar<'a> {
                 hops: 64,
                 streams_per_hop: 100,
                 handshake_timeout: Duration::from_secs(20),
+                gate_timeout: Duration::from_secs(10),
                 connect_timeout: Duration::from_secs(20),
                 idle_timeout: Duration::from_secs(300),
             },
@@ -145,7 +146,7 @@ impl<'a> Sidecar<'a> {
             countersign_config::parse("control-plane.yaml", &text).unwrap_or_else(|p| panic!("{p:#?}"));
         self.bootstrap.control_plane.collateral =
             vendor.collateral_with(&self.collateral, self.clock.now()).unwrap();
-        let clock = countersign_proxy::Clock::new(self.clock.provider());
+        let clock = self.clock.of_a_proxy();
         let bound = build(&self.bootstrap, clock, Arc::new(Local::new(self.attester)), None).unwrap();
         let (addresses, ctx, drain) = (bound.addresses().clone(), bound.context(), bound.drain());
         let task = tokio::spawn(bound.run(std::future::pending()));
@@ -261,6 +262,45 @@ impl Proxy {
         let series = text.lines().filter(|line| line.starts_with(name));
         let series = series.filter(|line| labels.iter().all(|label| line.contains(label)));
         series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// What is known of each hop: `/attestation`, under `peers`.
+    pub async fn hops(&self) -> Vec<serde_json::Value> {
+        self.admin("/attestation").await["peers"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Waits until nothing is due: certificate, challenges, answers.
+    pub async fn settled(&self) {
+        eventually(&format!("{} has done what is due", self.name), async || {
+            let identity = Arc::clone(&self.credentials().await.identity);
+            let (life, now) = (identity.not_after - identity.not_before, self.ctx.clock.seconds());
+            if now > identity.not_before + life * 6 / 10 {
+                return Err(format!("the certificate is of {}", identity.not_before));
+            }
+            for hop in self.hops().await {
+                let session = &hop["session"];
+                let waits = |direction: &str| session[direction]["inRound"] == true;
+                if session["phase"] == "opening"
+                    || waits("peer")
+                    || waits("own")
+                    || session["peer"]["nextChallenge"] == 0
+                {
+                    return Err(hop.to_string());
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Waits until a live hop drains for this cause.
+    pub async fn drains(&self, cause: &str) {
+        let label = format!("cause=\"{cause}\"");
+        eventually(&format!("{} drains a hop: {cause}", self.name), async || {
+            let drained = self.count("mesh_connections_drained_total", &[&label]);
+            if drained > 0.0 { Ok(()) } else { Err(self.metrics()) }
+        })
+        .await;
     }
 
     /// How often a peer was denied for this reason.

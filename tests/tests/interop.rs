@@ -98,14 +98,14 @@ async fn openssl_with_a_good_svid_gets_a_full_handshake_each_time_and_no_ticket(
         } else {
             ["-sess_out", "session"]
         };
-        let client = files.client(pair.ledger.inbound(), &[&["-alpn", "h2"], &session[..]].concat());
+        let client = files.client(pair.ledger.inbound(), &[&["-alpn", "ratls-h2/1"], &session[..]].concat());
         eventually("openssl is admitted", async || {
             let now = pair.ledger.admissions();
             if now == before + f64::from(count) { Ok(()) } else { Err(now) }
         })
         .await;
         let said = leave(client).await;
-        for line in ["New, TLSv1.3", "ALPN protocol: h2"] {
+        for line in ["New, TLSv1.3", "ALPN protocol: ratls-h2/1"] {
             assert!(said.contains(line), "{line} is missing in {said}");
         }
         assert!(!said.contains("New Session Ticket arrived") && !said.contains("Reused"), "{said}");
@@ -129,17 +129,17 @@ async fn openssl_hears_the_alert_of_each_reason() {
     ];
     for (cmw, reason) in cases {
         let files = Files::new(&mesh.forge(&web, &thief, cmw.as_deref()), &thief);
-        let said = refusal(files.client(pair.ledger.inbound(), &["-alpn", "h2"])).await;
+        let said = refusal(files.client(pair.ledger.inbound(), &["-alpn", "ratls-h2/1"])).await;
         let alert = format!("alert number {}", reason.tls_alert());
         assert!(said.contains(&alert), "{reason}: {alert} is missing in {said}");
         assert_eq!(pair.ledger.denials(reason), 1.0, "{reason}");
     }
     let none = Path::new("/");
     for (arguments, number) in [
-        (&["-alpn", "h2"][..], 116),
+        (&["-alpn", "ratls-h2/1"][..], 116),
         (&[], 120),
         (&["-alpn", "http/1.1"], 120),
-        (&["-alpn", "h2", "-tls1_2"], 70),
+        (&["-alpn", "ratls-h2/1", "-tls1_2"], 70),
     ] {
         let said = refusal(s_client(pair.ledger.inbound(), arguments, none)).await;
         assert!(said.contains(&format!("alert number {number}")), "{arguments:?}: {said}");

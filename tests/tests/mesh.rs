@@ -235,7 +235,7 @@ async fn a_certificate_is_renewed_with_another_key_and_streams_outlive_it_as_far
     let (mut application, mut served) = pair.connect().await;
     let first = pair.web.credentials().await.identity.clone();
     // Past half of its life.
-    pair.mesh.clock.advance(2400);
+    pair.live(2400).await;
     let second = eventually("another certificate", async || {
         let now = pair.web.credentials().await.identity.clone();
         if now.spki_sha256 == first.spki_sha256 { Err(now.not_after) } else { Ok(now) }

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use countersign_attester::emulated::{CollateralSpec, TdxSpec, Vendor};
 use countersign_evidence::Reason;
-use countersign_ratls::Identity;
 use countersign_ratls::csr::Pending;
 use countersign_tests::attacker::{Impostor, evidence, key};
 use countersign_tests::http::http;
@@ -41,7 +40,7 @@ async fn each_certificate_opens_its_own_services_and_no_others() {
     let pair = Pair::start().await;
     let plane = pair.mesh.plane();
     // The very identity of a running workload.
-    let workload: Identity = pair.web.credentials().await.identity.clone();
+    let workload = pair.web.credentials().await.identity.clone();
     let operator = plane.operator_identity();
 
     for channel in [plane.connect(&workload).await.unwrap(), plane.bootstrap().await] {

@@ -23,9 +23,11 @@ use rustls::{ClientConfig, CommonState, ConnectionCommon, HandshakeKind, Protoco
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
+use zeroize::Zeroizing;
 
 use crate::identity::Identity;
 use crate::peer::{Admission, Judge, Role};
+use crate::session::{EXPORTER_LABEL, Ekm};
 use crate::spiffe::IdPattern;
 
 use verifier::{Rules, Verifier};
@@ -36,8 +38,6 @@ pub const ALPN_H2: &[u8] = b"h2";
 /// The protocol between proxies: both sides prove themselves for this very
 /// session before HTTP/2 begins (3-attestation, section 4.1).
 pub const ALPN_MESH: &[u8] = b"ratls-h2/1";
-/// The label of the exporter (section 2.2), with an empty context.
-const EXPORTER: &[u8] = b"EXPERIMENTAL-ratls-mesh-v1";
 
 /// What both sides of a connection have in common.
 #[derive(Clone, Debug)]
@@ -87,22 +87,16 @@ pub struct Handshaken<S> {
 }
 
 /// What both sides of one session know alike and nobody else does.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Agreed {
     /// The application protocol.
     pub alpn: Vec<u8>,
-    /// The exported keying material. Never logged.
-    pub ekm: [u8; 32],
+    /// The exported keying material.
+    pub ekm: Ekm,
     /// SHA-256 of our leaf's SubjectPublicKeyInfo.
     pub own_spki_sha256: [u8; 32],
     /// SHA-256 of the peer's, as it proved it in this handshake.
     pub peer_spki_sha256: [u8; 32],
-}
-
-impl std::fmt::Debug for Agreed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Agreed").field("alpn", &printable(&self.alpn)).finish_non_exhaustive()
-    }
 }
 
 /// Why a handshake failed.
@@ -225,12 +219,13 @@ impl Side {
             return Err(Finding::new(Reason::Internal, "handshake", expected, "none").into());
         };
         let admission = decision?;
-        let ekm = connection.export_keying_material([0; 32], EXPORTER, Some(&[])).map_err(|error| {
-            Finding::new(Reason::Internal, "exporter", "keying material", error.to_string())
-        })?;
+        let ekm =
+            connection.export_keying_material(Zeroizing::new([0; 32]), EXPORTER_LABEL, Some(&[])).map_err(
+                |error| Finding::new(Reason::Internal, "exporter", "keying material", error.to_string()),
+            )?;
         let agreed = Agreed {
             alpn,
-            ekm,
+            ekm: Ekm::new(ekm),
             own_spki_sha256: self.rules.own_spki_sha256,
             peer_spki_sha256: admission.presented.spki_sha256,
         };

@@ -160,6 +160,8 @@ pub struct Limits {
     pub streams_per_hop: u32,
     /// How long a handshake may take.
     pub handshake_timeout: Duration,
+    /// How long both sides may take after it to prove themselves, 3s to 30s.
+    pub gate_timeout: Duration,
     /// How long a connection to the workload or to a peer may take to open.
     pub connect_timeout: Duration,
     /// After how long without a byte a stream is closed.
@@ -173,6 +175,7 @@ impl Default for Limits {
             hops: 4096,
             streams_per_hop: 1024,
             handshake_timeout: Duration::from_secs(10),
+            gate_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(3600),
         }
@@ -273,8 +276,18 @@ impl ProxyBootstrapSpec {
             listeners.push((&outbound.listen, path.key("listen")));
         }
         check_distinct(&listeners, report);
+        self.limits.check(&spec.key("limits"), report);
         if self.inbound.is_none() && self.outbound.is_empty() {
             report(spec, "neither inbound nor outbound: the proxy would do nothing".to_owned());
+        }
+    }
+}
+
+impl Limits {
+    fn check(&self, path: &Path, report: Report<'_>) {
+        let (least, most) = (Duration::from_secs(3), Duration::from_secs(30));
+        if !(least.0..=most.0).contains(&self.gate_timeout.0) {
+            report(path.key("gateTimeout"), format!("{} is outside {least} to {most}", self.gate_timeout));
         }
     }
 }

@@ -65,11 +65,16 @@ impl IdentityAgent {
                         self.report(&denial, rotation.alarm(now));
                     }
                 },
-                Action::WaitUntil(_) => tokio::select! {
-                    biased;
-                    () = self.ctx.drain.beginning() => return,
-                    () = tokio::time::sleep(TICK) => {}
-                },
+                Action::WaitUntil(second) => {
+                    let left = Duration::from_secs(second.saturating_sub(now));
+                    tokio::select! {
+                        biased;
+                        () = self.ctx.drain.beginning() => return,
+                        // The wall clock may jump, and another kind of key be wanted.
+                        () = tokio::time::sleep(TICK) => {}
+                        () = self.ctx.clock.until(self.ctx.clock.monotonic() + left) => {}
+                    }
+                }
             }
         }
     }
@@ -90,7 +95,7 @@ impl IdentityAgent {
         self.ctx.metrics.identity_expiration.set(i64::try_from(identity.not_after).unwrap_or(i64::MAX));
         self.ctx.metrics.identity_refresh.set(i64::try_from(self.ctx.clock.seconds()).unwrap_or(i64::MAX));
         self.ctx.metrics.refreshed(true);
-        self.ctx.credentials.send_replace(Some(Arc::new(credentials)));
+        self.ctx.present(&Arc::new(credentials));
         self.ctx.readiness.have(Need::Identity);
         self.ctx.check_own_evidence();
     }
@@ -116,8 +121,8 @@ impl IdentityAgent {
         let now = self.ctx.clock.seconds();
         let current = self.ctx.credentials.borrow().clone().filter(|c| c.identity.not_after > now);
         let as_whom = match current {
-            Some(current) => current.identity.clone(),
-            None => self.bootstrap()?,
+            Some(current) => Arc::clone(&current.identity),
+            None => Arc::new(self.bootstrap()?),
         };
         let Connected { channel, heard, .. } = self.control.connect(&as_whom, &self.ctx).await?;
         self.issue(channel).await.map_err(|denial| heard.explain(denial))

@@ -11,6 +11,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::attestation::Attestation;
 use super::names as n;
 
 /// At most so many principals get series of their own; the rest share `other`.
@@ -35,6 +36,8 @@ pub struct Metrics {
     hops: IntGaugeVec,
     appraisals: HistogramVec,
     collateral: IntGaugeVec,
+    /// Those of proofs.
+    pub attestation: Attestation,
     /// [`n::GENERATION`].
     pub generation: IntGauge,
     /// [`n::LAST_APPLIED`].
@@ -121,6 +124,7 @@ impl Metrics {
             )?,
             rejected: counter(n::REJECTED, "Resources that could not be used.", &[n::KIND])?,
             refreshes: counter(n::IDENTITY_REFRESHES, "Certificate renewals.", &[n::OUTCOME])?,
+            attestation: Attestation::new(&registry)?,
             hops: gauges(n::HOPS, "Hops that are open.", &[n::DIRECTION])?,
             appraisals: seconds(
                 n::APPRAISAL,
@@ -316,6 +320,7 @@ mod tests {
         metrics.rejected("AttestationPolicy");
         metrics.refreshed(true);
         metrics.hops(Role::Client).inc();
+        metrics.attestation.sample();
         let exposition = String::from_utf8(metrics.render().unwrap()).unwrap();
         page::check("countersign-proxy", &exposition, &page::declared(include_str!("names.rs")));
     }

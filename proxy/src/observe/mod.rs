@@ -2,6 +2,7 @@
 
 pub mod access;
 pub(crate) mod appraisal;
+pub mod attestation;
 pub mod explain;
 pub mod metrics;
 pub mod names;

@@ -18,6 +18,26 @@ pub const APPRAISAL: &str = "mesh_attestation_appraisal_seconds";
 pub const COLLATERAL_EXPIRATION: &str = "mesh_attestation_collateral_expiration_timestamp_seconds";
 /// Live hops and streams that were cut.
 pub const REVOKED: &str = "mesh_connections_revoked_total";
+/// Live hops that began to drain.
+pub const DRAINED: &str = "mesh_connections_drained_total";
+/// Connections that carry streams and that revocation does not know. Always 0.
+pub const UNTRACKED: &str = "mesh_connections_untracked";
+/// Rounds in which a peer proved itself to us, or did not.
+pub const ROUNDS: &str = "mesh_attestation_rounds_total";
+/// From the end of the TLS handshake until both sides have consented.
+pub const GATE: &str = "mesh_attestation_gate_seconds";
+/// How long ago the challenge was made that the oldest proof answers.
+pub const OLDEST_VERDICT: &str = "mesh_attestation_oldest_verdict_age_seconds";
+/// From a new configuration until every live hop was looked at.
+pub const ENFORCEMENT: &str = "mesh_policy_enforcement_seconds";
+/// Requests for quotes that wait.
+pub const QUOTE_QUEUE: &str = "mesh_quote_queue_length";
+/// Quotes that were made, or failed.
+pub const QUOTES: &str = "mesh_quotes_total";
+/// How long a quote takes.
+pub const QUOTE_SECONDS: &str = "mesh_quote_seconds";
+/// Sessions that one quote speaks of.
+pub const QUOTE_BATCH: &str = "mesh_quote_batch_size";
 /// Hops that are open.
 pub const HOPS: &str = "mesh_hops";
 /// Connections that were refused before a handshake.
@@ -55,7 +75,7 @@ pub const FLAGS: &str = "response_flags";
 pub const TEE: &str = "tee";
 /// Whether the platform is emulated.
 pub const EMULATED: &str = "emulated";
-/// `allow` or `deny`.
+/// `allow` or `deny`; of a round `accept` or `reject`; of a quote `success` or `failure`.
 pub const RESULT: &str = "result";
 /// Code of the reason table, `none` for an allowed peer.
 pub const REASON: &str = "reason";
@@ -63,8 +83,12 @@ pub const REASON: &str = "reason";
 pub const POLICY: &str = "policy";
 /// `inbound` or `outbound`.
 pub const DIRECTION: &str = "direction";
-/// Why a live hop was cut.
+/// Why a live hop was cut, or drains.
 pub const CAUSE: &str = "cause";
+/// The application protocol of a hop: `ratls-h2/1` or `h2`.
+pub const ALPN: &str = "alpn";
+/// `key` or `session`.
+pub const PURPOSE: &str = "purpose";
 /// Kind of a resource, or of a piece of collateral.
 pub const KIND: &str = "kind";
 /// `success` or `failure`.

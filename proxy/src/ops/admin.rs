@@ -9,14 +9,12 @@ use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::{Answer, http as server};
+use super::{Answer, attestation, http as server};
 use crate::context::Context;
-use crate::live::Hop;
-use crate::observe::access::verdict_digest;
 use crate::observe::metrics::{direction, tee_labels};
 
 const HELP: &str = "GET  /config_dump            what decides here, and what is not used\n\
-GET  /attestation            our own evidence, and the verdict about each peer\n\
+GET  /attestation            our own evidence, and what each peer proved and when it must again\n\
 GET  /connections            hops and streams that are open\n\
 GET  /certs                  our certificate chain\n\
 GET  /logging                the log filter\n\
@@ -41,7 +39,7 @@ fn answer(request: &server::Head, level: Option<&LogLevel>, ctx: &Context) -> An
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", "/") => server::text(StatusCode::OK, HELP),
         ("GET", "/config_dump") => server::json(&config(ctx)),
-        ("GET", "/attestation") => server::json(&attestation(ctx)),
+        ("GET", "/attestation") => server::json(&attestation::all(ctx)),
         ("GET", "/connections") => server::json(&connections(ctx)),
         ("GET", "/certs") => server::json(&certificates(ctx)),
         ("GET" | "PUT" | "POST", "/logging") => logging(request, level),
@@ -94,47 +92,6 @@ fn config(ctx: &Context) -> Value {
         "rejected": rejected,
         "listeners": ctx.own,
         "readiness": ctx.readiness.report().lines().collect::<Vec<_>>(),
-    })
-}
-
-fn attestation(ctx: &Context) -> Value {
-    let view = ctx.view.load();
-    let own = ctx.evidence.load_full().map(|evidence| {
-        let claims = view.verify(evidence.media_type, &evidence.value, ctx.clock.now());
-        let (claims, denial) = match claims {
-            Ok(claims) => (Some(claims), None),
-            Err(denial) => (None, Some(denial)),
-        };
-        json!({
-            "mediaType": evidence.media_type,
-            "bytes": evidence.value.len(),
-            "emulated": claims.as_ref().map(|c| c.emulated),
-            "claims": claims,
-            "denial": denial,
-        })
-    });
-    let peers: Vec<Value> = ctx.live.hops().iter().map(|hop| peer(hop)).collect();
-    json!({
-        "generation": view.generation,
-        "own": own,
-        "collateral": view.collateral.inventory(),
-        "peers": peers,
-    })
-}
-
-fn peer(hop: &Hop) -> Value {
-    let admission = hop.admission();
-    json!({
-        "hop": hop.id,
-        "direction": direction(hop.role),
-        "identity": hop.peer(),
-        "tee": admission.claims.as_ref().map(|c| c.tee),
-        "emulated": admission.claims.as_ref().map(|c| c.emulated),
-        "verdicts": admission.verdicts,
-        "verdictDigest": verdict_digest(&admission),
-        "generation": admission.generation,
-        "validUntil": hop.until(),
-        "chainDigest": hex::encode(admission.presented.digest),
     })
 }
 

@@ -3,6 +3,7 @@
 //! expensive. The latter two have a thread of their own, away from the traffic.
 
 mod admin;
+mod attestation;
 mod http;
 
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub(crate) async fn readiness(listener: TcpListener, ctx: Arc<Context>) {
 async fn metrics(listener: TcpListener, ctx: Arc<Context>) {
     let state = Arc::clone(&ctx);
     let handler = move |request: &http::Head| match (&request.method, request.path.as_str()) {
-        (&Method::GET, "/metrics" | "/stats/prometheus") => match state.metrics.render() {
+        (&Method::GET, "/metrics" | "/stats/prometheus") => match state.sampled() {
             Ok(text) => http::with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
             Err(error) => http::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         },

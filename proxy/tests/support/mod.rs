@@ -8,7 +8,6 @@ pub mod raw;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use countersign_attester::Attester;
@@ -31,6 +30,7 @@ use countersign_wire::SnapshotKey;
 use rustls::time_provider::TimeProvider;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub const NOW: u64 = 1_795_000_000;
@@ -40,11 +40,11 @@ pub const LEDGER: &str = "spiffe://prod.example/ns/payments/sa/ledger";
 
 /// A clock that moves when it is told to.
 #[derive(Debug)]
-pub struct Simulated(AtomicU64);
+pub struct Simulated(watch::Sender<Duration>);
 
 impl TimeProvider for Simulated {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(at(self.0.load(Ordering::SeqCst)))
+        Some(at(NOW + self.0.borrow().as_secs()))
     }
 }
 
@@ -78,16 +78,16 @@ impl World {
             refresh_hint: None,
         };
         let collateral = vendor.collateral(now).unwrap();
-        let time = Arc::new(Simulated(AtomicU64::new(NOW)));
+        let time = Arc::new(Simulated(watch::Sender::new(Duration::ZERO)));
         Self { time, vendor, authority, bundle, snapshot_key, collateral, dir: tempfile::tempdir().unwrap() }
     }
 
     pub fn clock(&self) -> Clock {
-        Clock::new(Arc::clone(&self.time) as _)
+        Clock::by_hand(Arc::clone(&self.time) as _, self.time.0.subscribe())
     }
 
     pub fn advance(&self, seconds: u64) {
-        self.time.0.fetch_add(seconds, Ordering::SeqCst);
+        self.time.0.send_modify(|now| *now += Duration::from_secs(seconds));
     }
 
     pub fn platform(&self, spec: TdxSpec) -> Arc<dyn Attester> {
@@ -113,7 +113,7 @@ impl World {
 
     /// The resources of the mesh, with what a test varies.
     pub fn resources(&self, policy: &Policy) -> Vec<Arc<Resource>> {
-        let Policy { mr_td, ports } = policy;
+        let Policy { mr_td, ports, level } = policy;
         let (root, mr_td) = (self.vendor.intel_root(), hex::encode([*mr_td; 48]));
         let text = format!(
             r#"
@@ -133,6 +133,7 @@ apiVersion: countersign.dev/v1alpha1
 kind: AttestationPolicy
 metadata: {{ name: peers, namespace: payments }}
 spec:
+  level: {level}
   anyOf:
     - tdx: {{ emulatedRoots: ["{root}"], measurements: {{ fromReferenceValues: images }} }}
 ---
@@ -198,6 +199,7 @@ spec:
                 hops: 64,
                 streams_per_hop: 100,
                 handshake_timeout: Duration::from_secs(10),
+                gate_timeout: Duration::from_secs(10),
                 connect_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_secs(300),
             },
@@ -228,6 +230,8 @@ pub struct Policy {
     pub mr_td: u8,
     /// The ports of the ledger that the web may call.
     pub ports: Vec<u16>,
+    /// What both demand of each other.
+    pub level: &'static str,
 }
 
 /// A proxy that runs.
@@ -273,6 +277,7 @@ pub struct Pair {
     pub ledger: Proxy,
     pub workload: TcpListener,
     pub port: u16,
+    pub level: &'static str,
 }
 
 impl Pair {
@@ -281,8 +286,13 @@ impl Pair {
     }
 
     pub async fn build(world: World, change: impl Fn(&mut ProxyBootstrap)) -> Self {
+        Self::at("L2", world, change).await
+    }
+
+    /// A pair that demands this level of each other.
+    pub async fn at(level: &'static str, world: World, change: impl Fn(&mut ProxyBootstrap)) -> Self {
         let (workload, port) = workload().await;
-        let policy = Policy { mr_td: 0xd0, ports: vec![port] };
+        let policy = Policy { mr_td: 0xd0, ports: vec![port], level };
         let view = world.view(1, &policy);
         let platform = world.platform(TdxSpec::default());
         let inbound = Inbound {
@@ -303,11 +313,11 @@ impl Pair {
             world.bootstrap("web", None, vec![mapping(port), mapping(port.wrapping_add(1).max(1))]);
         change(&mut bootstrap);
         let web = world.start(&bootstrap, world.identity(WEB, &*platform), &view);
-        Self { world, web, ledger, workload, port }
+        Self { world, web, ledger, workload, port, level }
     }
 
     pub fn policy(&self) -> Policy {
-        Policy { mr_td: 0xd0, ports: vec![self.port] }
+        Policy { mr_td: 0xd0, ports: vec![self.port], level: self.level }
     }
 
     /// A connection of the web's application, and what the ledger's workload sees of it.

@@ -1,0 +1,94 @@
+//! How hops and streams are cut: a switch that is thrown once, with a cause.
+
+use std::sync::OnceLock;
+
+use countersign_evidence::{Denial, Finding, Reason};
+use countersign_ratls::session::WireReason;
+use tokio_util::sync::CancellationToken;
+
+/// Why a live hop or stream was cut.
+#[derive(Clone, Debug)]
+pub enum Cause {
+    /// The peer's verdict became a denial.
+    Verdict(Denial),
+    /// What the hop rests on ended: a certificate, collateral, reference values.
+    Expired(Denial),
+    /// The session protocol: the peer did not prove itself again.
+    Session(Denial, WireReason),
+    /// The peer does not want the hop.
+    Peer(Denial),
+    /// No AuthorizationPolicy allows the stream any more.
+    Authorization(Denial),
+    /// The proxy ends.
+    Drained,
+}
+
+impl Cause {
+    /// The label of the metric.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Verdict(_) => "verdict",
+            Self::Expired(_) => "expired",
+            Self::Session(_, wire) => wire.code(),
+            Self::Peer(_) => "peer",
+            Self::Authorization(_) => "authorization",
+            Self::Drained => "drained",
+        }
+    }
+
+    /// The denial that it amounts to.
+    #[must_use]
+    pub fn denial(&self) -> Denial {
+        match self {
+            Self::Verdict(denial)
+            | Self::Expired(denial)
+            | Self::Session(denial, _)
+            | Self::Peer(denial)
+            | Self::Authorization(denial) => denial.clone(),
+            Self::Drained => draining(),
+        }
+    }
+}
+
+/// The denial of everything that comes while we shut down.
+#[must_use]
+pub fn draining() -> Denial {
+    Finding::new(Reason::Draining, "proxy", "a proxy that accepts work", "shutting down").into()
+}
+
+/// A switch that is thrown once, with a cause.
+#[derive(Debug)]
+pub struct Cut {
+    token: CancellationToken,
+    cause: OnceLock<Cause>,
+}
+
+impl Cut {
+    pub(super) fn new() -> Self {
+        Self { token: CancellationToken::new(), cause: OnceLock::new() }
+    }
+
+    /// A switch that is thrown with this one, and can be thrown alone.
+    pub(super) fn child(&self) -> Self {
+        Self { token: self.token.child_token(), cause: OnceLock::new() }
+    }
+
+    /// Resolves when it is thrown.
+    pub async fn cancelled(&self) {
+        self.token.cancelled().await;
+    }
+
+    /// Why, once it is thrown.
+    #[must_use]
+    pub fn cause(&self) -> Option<&Cause> {
+        self.cause.get()
+    }
+
+    /// Whether this call was the one that threw it.
+    pub(super) fn throw(&self, cause: Cause) -> bool {
+        let first = self.cause.set(cause).is_ok();
+        self.token.cancel();
+        first
+    }
+}

@@ -1,0 +1,330 @@
+//! One hop: an RA-TLS connection, what is believed about its peer, the streams on it.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use countersign_evidence::{Denial, Finding, Reason};
+use countersign_net::Abort;
+use countersign_ratls::SpiffeId;
+use countersign_ratls::peer::{Admission, Judge, Role};
+use rustls_pki_types::CertificateDer;
+
+use super::cut::{Cause, Cut};
+use super::lock;
+use crate::context::Context;
+use crate::observe::explain::Explanation;
+use crate::observe::metrics::{HopSeries, Metrics};
+use crate::session::Session;
+
+/// No hop lives longer, whatever the certificates say (3-attestation, A24).
+const LONGEST: u64 = 24 * 3600;
+
+/// One hop: an RA-TLS connection with an admitted peer.
+#[derive(Debug)]
+pub struct Hop {
+    /// Unique in this process.
+    pub id: u64,
+    /// The side of the peer.
+    pub role: Role,
+    /// Whom we are to the peer.
+    pub me: SpiffeId,
+    /// Where the peer is.
+    pub address: SocketAddr,
+    /// When it was opened, seconds since the epoch.
+    pub opened: u64,
+    /// The metrics.
+    pub series: HopSeries,
+    /// The switch.
+    pub cut: Cut,
+    /// The session protocol; `None` on a hop over plain `h2` (L0, L1).
+    pub(crate) session: Option<Session>,
+    judge: Arc<dyn Judge>,
+    admission: ArcSwap<Admission>,
+    /// The last second at which our own side of it holds.
+    own_until: AtomicU64,
+    /// The last second at which it is young enough for new streams of ours.
+    prime_until: AtomicU64,
+    abort: Abort,
+    streams: Mutex<HashMap<u64, Arc<Stream>>>,
+    next_stream: AtomicU64,
+}
+
+/// One stream on a hop.
+#[derive(Debug)]
+pub struct Stream {
+    /// Unique on its hop.
+    pub id: u64,
+    /// The port of the workload.
+    pub port: u16,
+    /// Bytes from the caller to the called workload.
+    pub received: AtomicU64,
+    /// Bytes from the called workload to the caller.
+    pub sent: AtomicU64,
+    /// The switch; thrown with that of the hop.
+    pub cut: Cut,
+}
+
+/// What a hop is made from.
+pub(crate) struct NewHop {
+    pub role: Role,
+    pub me: SpiffeId,
+    pub address: SocketAddr,
+    pub own_until: u64,
+    pub judge: Arc<dyn Judge>,
+    pub admission: Arc<Admission>,
+    pub abort: Abort,
+    pub session: Option<Session>,
+}
+
+impl Hop {
+    pub(super) fn new(id: u64, new: NewHop, now: u64, metrics: &Metrics) -> Self {
+        let peer = new.admission.presented.id.as_ref().map_or("unknown", SpiffeId::as_str);
+        let hop = Self {
+            id,
+            role: new.role,
+            address: new.address,
+            opened: now,
+            series: metrics.hop(new.me.as_str(), peer, new.role),
+            me: new.me,
+            cut: Cut::new(),
+            session: new.session,
+            judge: new.judge,
+            admission: ArcSwap::new(new.admission),
+            own_until: AtomicU64::new(0),
+            prime_until: AtomicU64::new(0),
+            abort: new.abort,
+            streams: Mutex::new(HashMap::new()),
+            next_stream: AtomicU64::new(0),
+        };
+        hop.own_until(new.own_until, now);
+        hop
+    }
+
+    /// The peer's SPIFFE ID, or a placeholder for a peer that has none.
+    #[must_use]
+    pub fn peer(&self) -> String {
+        self.admission().presented.id.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string)
+    }
+
+    /// What is believed about the peer at this moment, by its certificate.
+    #[must_use]
+    pub fn admission(&self) -> Arc<Admission> {
+        self.admission.load_full()
+    }
+
+    /// The last second at which the hop holds without looking again.
+    #[must_use]
+    pub fn until(&self) -> u64 {
+        let certificates = self.admission.load().valid_until.min(self.own_until.load(Ordering::Relaxed));
+        self.proof().map_or(certificates, |proof| certificates.min(proof.valid_until))
+    }
+
+    /// Our own side holds until this second.
+    pub(crate) fn own_until(&self, second: u64, now: u64) {
+        let until = second.min(self.opened.saturating_add(LONGEST));
+        self.own_until.store(until, Ordering::Relaxed);
+        self.renewed(now);
+    }
+
+    /// A certificate of either side was renewed: the hop is young again.
+    fn renewed(&self, now: u64) {
+        let ends = self.admission.load().valid_until.min(self.own_until.load(Ordering::Relaxed));
+        self.prime_until.store(now.saturating_add(ends.saturating_sub(now) / 4 * 3), Ordering::Relaxed);
+    }
+
+    /// Whether new streams of ours belong here: a hop is cut when its certificates
+    /// end, and its streams with it.
+    #[must_use]
+    pub fn in_its_prime(&self, now: u64) -> bool {
+        now <= self.prime_until.load(Ordering::Relaxed)
+    }
+
+    /// The peer has another certificate, which was judged.
+    pub(crate) fn readmitted(&self, admission: Arc<Admission>, now: u64) {
+        self.admission.store(admission);
+        self.renewed(now);
+    }
+
+    /// Judges a chain that the peer presents on this hop.
+    pub(crate) fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        ctx: &Context,
+    ) -> Result<Arc<Admission>, Denial> {
+        self.judge.judge(chain, self.role, ctx.clock.now())
+    }
+
+    /// The peer's admission under the current view at this moment, judged again
+    /// if what is at hand is from another view or has lapsed.
+    ///
+    /// # Errors
+    /// The denial; the hop is cut then.
+    pub fn current(&self, ctx: &Context) -> Result<Arc<Admission>, Denial> {
+        if let Some(cause) = self.cut.cause() {
+            return Err(cause.denial());
+        }
+        let generation = ctx.view.load().generation;
+        let admission = self.admission();
+        let proved = self.proof().is_none_or(|proof| proof.generation == generation);
+        if admission.generation == generation && proved && ctx.clock.seconds() <= self.until() {
+            return Ok(admission);
+        }
+        self.rejudge(ctx)?;
+        Ok(self.admission())
+    }
+
+    /// As [`Hop::current`], and new streams may be opened.
+    ///
+    /// # Errors
+    /// The denial; the hop may go on for the streams that it has.
+    pub(crate) fn accepting(&self, ctx: &Context) -> Result<Arc<Admission>, Denial> {
+        let admission = self.current(ctx)?;
+        match self.session.as_ref().is_none_or(|session| session.usable(ctx)) {
+            true => Ok(admission),
+            false => Err(closed_to_streams()),
+        }
+    }
+
+    /// Judges the peer again by what is current: its certificate, then the level
+    /// of the connection, then what it proved on it.
+    fn rejudge(&self, ctx: &Context) -> Result<(), Denial> {
+        let now = ctx.clock.seconds();
+        let (lapsed, own_until) = (now > self.until(), self.own_until.load(Ordering::Relaxed));
+        if now > own_until {
+            let (expected, presented) = (format!("until {own_until}"), now.to_string());
+            let finding = Finding::new(Reason::SvidExpired, "our own side", expected, presented);
+            return Err(self.fell(finding.into(), lapsed, ctx));
+        }
+        let judged = self.judge(&self.admission().presented.chain, ctx).and_then(|admission| {
+            self.admission.store(Arc::clone(&admission));
+            self.reattest(&admission, ctx)
+        });
+        match (judged, &self.session) {
+            (Ok(()), _) => Ok(()),
+            (Err(denial), Some(session)) => {
+                let cause = if lapsed { Cause::Expired } else { Cause::Verdict };
+                self.weigh(session, denial, cause, ctx)
+            }
+            (Err(denial), None) => Err(self.fell(denial, lapsed, ctx)),
+        }
+    }
+
+    /// A hop on which the peer cannot be told: cut.
+    fn fell(&self, denial: Denial, lapsed: bool, ctx: &Context) -> Denial {
+        if self.cut.cause().is_none() {
+            ctx.metrics.denied(&denial, self.role);
+        }
+        let cause = if lapsed { Cause::Expired(denial.clone()) } else { Cause::Verdict(denial.clone()) };
+        self.sever(&cause, &ctx.metrics);
+        denial
+    }
+
+    /// Ends the hop at once: the TLS connection by a reset, and every stream
+    /// with its socket.
+    pub fn sever(&self, cause: &Cause, metrics: &Metrics) {
+        self.abort.set();
+        if !self.cut.throw(cause.clone()) {
+            return;
+        }
+        metrics.revoked(cause.label());
+        let streams = self.streams();
+        for stream in &streams {
+            stream.cut.throw(cause.clone());
+        }
+        tracing::warn!(
+            hop = self.id, peer.address = %self.address, cause = cause.label(), streams = streams.len(),
+            "live hop cut\n{}", self.explained(&cause.denial())
+        );
+    }
+
+    /// Ends a hop that was not open yet. Its connection may still say why.
+    pub(crate) fn refuse(&self, cause: Cause) {
+        self.cut.throw(cause);
+    }
+
+    /// Caller and called, for logs.
+    #[must_use]
+    pub fn ends<'a>(&'a self, peer: &'a str) -> (&'a str, &'a str) {
+        match self.role {
+            Role::Client => (peer, self.me.as_str()),
+            Role::Server => (self.me.as_str(), peer),
+        }
+    }
+
+    /// A denial on this hop, in the form in which every place shows it.
+    pub(crate) fn explained(&self, denial: &Denial) -> String {
+        let peer = self.peer();
+        let (source, destination) = self.ends(&peer);
+        Explanation { source, destination, denial }.to_string()
+    }
+
+    /// A number that stands for the peer, whatever its key.
+    pub(crate) fn peer_number(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.peer().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Resolves when the hop begins to drain; over plain `h2` it never does.
+    pub(crate) async fn drain_begins(&self) {
+        match &self.session {
+            Some(session) => session.drain_begins().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Registers a stream to `port`.
+    pub(super) fn open_stream(&self, port: u16) -> Arc<Stream> {
+        let stream = Arc::new(Stream {
+            id: self.next_stream.fetch_add(1, Ordering::Relaxed),
+            port,
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            cut: self.cut.child(),
+        });
+        lock(&self.streams).insert(stream.id, Arc::clone(&stream));
+        // A hop that was cut in between has not seen this stream.
+        if let Some(cause) = self.cut.cause() {
+            stream.cut.throw(cause.clone());
+        }
+        stream
+    }
+
+    pub(super) fn close_stream(&self, id: u64) {
+        lock(&self.streams).remove(&id);
+    }
+
+    /// The streams that are open.
+    #[must_use]
+    pub fn streams(&self) -> Vec<Arc<Stream>> {
+        lock(&self.streams).values().cloned().collect()
+    }
+
+    /// Cuts one stream.
+    pub(super) fn sever_stream(&self, stream: &Stream, denial: &Denial, metrics: &Metrics) {
+        let cause = Cause::Authorization(denial.clone());
+        let label = cause.label();
+        if !stream.cut.throw(cause) {
+            return;
+        }
+        metrics.revoked(label);
+        tracing::warn!(
+            hop = self.id,
+            stream = stream.id,
+            port = stream.port,
+            cause = label,
+            "live stream cut\n{}",
+            self.explained(denial)
+        );
+    }
+}
+
+/// Why a hop that lives takes no new stream. The caller tries another one.
+fn closed_to_streams() -> Denial {
+    let presented = "one that drains, or whose peer is to prove itself first";
+    Finding::new(Reason::Draining, "hop", "a hop that takes new streams", presented).into()
+}

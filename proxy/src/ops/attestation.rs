@@ -1,0 +1,96 @@
+//! Who proved what, and when it must prove it again.
+
+use std::time::Duration;
+
+use countersign_ratls::session::{Direction, Moment};
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::live::Hop;
+use crate::observe::access::verdict_digest;
+use crate::observe::metrics::direction;
+use crate::session::Session;
+
+/// Our own evidence, and every hop.
+pub(super) fn all(ctx: &Context) -> Value {
+    let view = ctx.view.load();
+    let own = ctx.evidence.load_full().map(|evidence| {
+        let claims = view.verify(evidence.media_type, &evidence.value, ctx.clock.now());
+        let (claims, denial) = match claims {
+            Ok(claims) => (Some(claims), None),
+            Err(denial) => (None, Some(denial)),
+        };
+        json!({
+            "mediaType": evidence.media_type,
+            "bytes": evidence.value.len(),
+            "emulated": claims.as_ref().map(|c| c.emulated),
+            "claims": claims,
+            "denial": denial,
+        })
+    });
+    let now = ctx.clock.moment();
+    let peers: Vec<Value> = ctx.live.hops().iter().map(|hop| peer(hop, now)).collect();
+    json!({
+        "generation": view.generation,
+        "own": own,
+        "collateral": view.collateral.inventory(),
+        "peers": peers,
+    })
+}
+
+fn peer(hop: &Hop, now: Moment) -> Value {
+    let admission = hop.admission();
+    json!({
+        "hop": hop.id,
+        "direction": direction(hop.role),
+        "identity": hop.peer(),
+        "tee": admission.claims.as_ref().map(|c| c.tee),
+        "emulated": admission.claims.as_ref().map(|c| c.emulated),
+        "verdicts": admission.verdicts,
+        "verdictDigest": verdict_digest(&admission),
+        "generation": admission.generation,
+        "validUntil": hop.until(),
+        "chainDigest": hex::encode(admission.presented.digest),
+        "session": hop.session.as_ref().map(|session| self::session(hop, session, now)),
+    })
+}
+
+/// What was proved on a hop, and what comes next. Times are seconds: since the
+/// epoch if they end in `At`, from now otherwise.
+fn session(hop: &Hop, session: &Session, now: Moment) -> Value {
+    let state = session.state();
+    let proof = hop.proof();
+    let ago = |at: Duration| now.monotonic.saturating_sub(at).as_secs();
+    let ahead = |at: Duration| at.saturating_sub(now.monotonic).as_secs();
+    let direction = |direction: &Direction| {
+        json!({
+            "level": direction.level,
+            "round": direction.round,
+            "inRound": direction.in_round,
+            "acceptedAt": direction.since.map(|at| now.unix.saturating_sub(ago(at))),
+            "age": direction.since.map(ago),
+            "nextChallenge": direction.next.map(ahead),
+            "rounds": direction.accepted,
+            "retries": direction.retries,
+            "timeouts": direction.timeouts,
+        })
+    };
+    json!({
+        "alpn": "ratls-h2/1",
+        "phase": state.phase,
+        "peer": direction(&state.peer),
+        "own": direction(&state.own),
+        "usableFor": state.accepted_until.map(ahead),
+        "endsIn": ahead(state.ends),
+        "renewals": { "own": state.own_serial, "peer": state.peer_serial },
+        "tee": proof.as_ref().map(|p| p.claims.tee),
+        "platform": proof.as_ref().and_then(|p| p.claims.platform()).map(|p| p.to_string()),
+        "policies": proof.as_ref().map(|p| p.verdicts.iter().map(|v| v.policy.to_string()).collect::<Vec<_>>()),
+        "policyId": hex::encode(session.demands().policy_id),
+        "draining": session.draining().map(|draining| json!({
+            "reason": draining.denial.reason,
+            "byPeer": draining.by_peer,
+            "cutIn": ahead(draining.until),
+        })),
+    })
+}

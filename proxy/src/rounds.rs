@@ -1,0 +1,106 @@
+//! Rounds on a live hop: frames of the session protocol on stream 1 of HTTP/2
+//! (3-attestation, section 4.1). The client opens it before anything else, and
+//! it stays for as long as the hop.
+
+use bytes::Bytes;
+use countersign_evidence::{Denial, Finding, Reason};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+
+use crate::context::Context;
+use crate::hop::broken;
+use crate::live::Hop;
+use crate::session::carrier::StreamOne;
+use crate::session::drive::{self, Goal};
+
+const PATH: &str = "/.well-known/ratls-mesh/attest";
+const FRAMES: HeaderValue = HeaderValue::from_static("application/vnd.countersign.ratls-mesh-frames");
+/// The stream of the rounds.
+const ONE: u32 = 1;
+
+/// A request for the rounds that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    response: ResponseFuture,
+    send: SendStream<Bytes>,
+}
+
+/// Opens the channel: the first request of a connection, which makes it stream 1.
+pub(crate) fn ask(sender: &mut SendRequest<Bytes>) -> Result<Asked, Denial> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = Uri::builder()
+        .scheme("https")
+        .authority("peer")
+        .path_and_query(PATH)
+        .build()
+        .map_err(|error| Finding::new(Reason::Internal, "attest request", "a URI", error.to_string()))?;
+    request.headers_mut().insert(CONTENT_TYPE, FRAMES);
+    let (response, send) = sender.send_request(request, false).map_err(|error| broken(&error))?;
+    if send.stream_id().as_u32() != ONE {
+        let presented = send.stream_id().as_u32().to_string();
+        return Err(Finding::new(Reason::Internal, "attest stream", "1", presented).into());
+    }
+    Ok(Asked { response, send })
+}
+
+impl Asked {
+    /// The channel, when the peer has said yes.
+    pub(crate) async fn answered(self) -> Result<StreamOne, Denial> {
+        let response = self.response.await.map_err(|error| broken(&error))?;
+        let (status, kind) = (response.status(), response.headers().get(CONTENT_TYPE));
+        if status != StatusCode::OK || kind != Some(&FRAMES) {
+            return Err(refused("answer to the attest request", "200 with frames", status.as_str()));
+        }
+        Ok(StreamOne::new(self.send, response.into_body()))
+    }
+}
+
+/// Whether a request is for the rounds.
+pub(crate) fn is_attest(request: &Request<RecvStream>) -> bool {
+    request.uri().path() == PATH
+}
+
+/// Answers the request for the rounds.
+pub(crate) fn answer(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) -> Result<StreamOne, Denial> {
+    let stream = respond.stream_id().as_u32();
+    let is_attest = is_attest(&request);
+    let (head, body) = request.into_parts();
+    if !is_attest || head.method != Method::POST || head.headers.get(CONTENT_TYPE) != Some(&FRAMES) {
+        return Err(refused("first request of a hop", "POST of frames for the rounds", head.method.as_str()));
+    }
+    if stream != ONE {
+        return Err(refused("attest stream", "1", &stream.to_string()));
+    }
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, FRAMES);
+    let send = respond.send_response(response, false).map_err(|error| broken(&error))?;
+    Ok(StreamOne::new(send, body))
+}
+
+/// What breaks the rules of the channel.
+pub(crate) fn refused(field: &str, expected: &str, presented: &str) -> Denial {
+    Finding::new(Reason::BadRequest, field, expected, presented).into()
+}
+
+/// Drives the rounds of `hop` over the stream that comes, until the hop is cut.
+/// On a hop without a session there is nothing to do, for as long as it lives.
+pub(crate) async fn run(hop: &Hop, stream: impl Future<Output = Result<StreamOne, Denial>>, ctx: &Context) {
+    let Some(session) = &hop.session else { return hop.cut.cancelled().await };
+    // That it comes in time is the machine's business.
+    let Some(stream) = drive::attach(hop, session, stream, ctx).await else { return };
+    match stream {
+        Ok(mut stream) => {
+            drive::drive(hop, session, &mut stream, Goal::Rounds, ctx).await;
+        }
+        Err(denial) => hop.channel_failed(denial, ctx),
+    }
+    // The end of the channel has cut the hop.
+    hop.cut.cancelled().await;
+}

@@ -1,0 +1,365 @@
+//! The session protocol on one hop: what the machine of `ratls-mesh/1` asks for,
+//! this proxy answers from what it has: the current view, the judge of hops, quotes.
+//!
+//! The machine is behind a lock, so that whoever learns something that ends a
+//! hop (a new view, a clock) ends it there and then; a task of the hop
+//! ([`drive`](drive::drive)) moves the bytes. No lock is held while anybody waits.
+
+pub(crate) mod carrier;
+pub(crate) mod drive;
+mod proof;
+pub(crate) mod terms;
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::{Buf, BytesMut};
+use countersign_config::view::session::SessionAdmission;
+use countersign_evidence::{Denial, UnixTime};
+use countersign_quoting::Quoted as Quote;
+use countersign_ratls::Identity;
+use countersign_ratls::session::{
+    Action, Channel, Cut, Demands, Drain, Ending, Endpoint, Moment, Offer, Proof, QuoteRequest, Quoted,
+    Random, State, WireReason,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::live::{Cause, Hop};
+
+/// What may wait to be written. An honest peer reads; this is some of the largest frames.
+const MAX_WAITING: usize = 1 << 20;
+
+/// The session of one hop.
+#[derive(Debug)]
+pub(crate) struct Session {
+    inner: Mutex<Inner>,
+    /// What the peer proved last.
+    proof: ArcSwapOption<SessionAdmission>,
+    draining: OnceLock<Draining>,
+    drain: CancellationToken,
+    /// There is something to write, to quote or to wait for that was not there before.
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    endpoint: Endpoint,
+    demands: Arc<Demands>,
+    out: BytesMut,
+    quote: Option<QuoteRequest>,
+    wait: Option<Duration>,
+    open: bool,
+    /// When the challenge was sent that is open.
+    challenged: Option<UnixTime>,
+    /// What a cut is due to, while it is not a frame of the peer or its absence.
+    cause: Option<fn(Denial) -> Cause>,
+}
+
+/// A hop on its way to its end.
+#[derive(Clone, Debug)]
+pub(crate) struct Draining {
+    /// Why.
+    pub denial: Denial,
+    /// Whether the peer decided so.
+    pub by_peer: bool,
+    /// When it is cut, on the monotonic clock.
+    pub until: Duration,
+}
+
+impl Session {
+    /// A session that begins now, with its gate shut.
+    ///
+    /// # Errors
+    /// As [`Endpoint::new`].
+    pub(crate) fn new(
+        channel: Channel,
+        demands: Arc<Demands>,
+        offer: Arc<Offer>,
+        random: Arc<dyn Random>,
+        now: Moment,
+    ) -> Result<Self, Denial> {
+        let endpoint = Endpoint::new(channel, Arc::clone(&demands), offer, random, now)?;
+        let inner = Inner {
+            endpoint,
+            demands,
+            out: BytesMut::new(),
+            quote: None,
+            wait: Some(now.monotonic),
+            open: false,
+            challenged: None,
+            cause: None,
+        };
+        Ok(Self {
+            inner: Mutex::new(inner),
+            proof: ArcSwapOption::empty(),
+            draining: OnceLock::new(),
+            drain: CancellationToken::new(),
+            wake: Notify::new(),
+        })
+    }
+
+    /// Where it stands.
+    pub(crate) fn state(&self) -> State {
+        self.lock().endpoint.state()
+    }
+
+    /// What our policy demands of the peer.
+    pub(crate) fn demands(&self) -> Arc<Demands> {
+        Arc::clone(&self.lock().demands)
+    }
+
+    /// Whether a new stream may be opened now.
+    pub(crate) fn usable(&self, ctx: &Context) -> bool {
+        self.lock().endpoint.usable(ctx.clock.moment())
+    }
+
+    /// Why the hop drains, if it does.
+    pub(crate) fn draining(&self) -> Option<&Draining> {
+        self.draining.get()
+    }
+
+    /// Resolves when the hop begins to drain.
+    pub(crate) async fn drain_begins(&self) {
+        self.drain.cancelled().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the rest of the proxy tells the session of a hop. On a hop without one
+/// nothing happens.
+impl Hop {
+    /// What the peer proved last on this very connection.
+    #[must_use]
+    pub fn proof(&self) -> Option<Arc<SessionAdmission>> {
+        self.session.as_ref()?.proof.load_full()
+    }
+
+    /// Our certificate is another one now: tells the peer.
+    pub(crate) fn renew(&self, identity: &Arc<Identity>, ctx: &Context) {
+        self.tell(ctx, |endpoint, now| {
+            if let Err(finding) = endpoint.renew(identity, now) {
+                // The hop ends with the certificate that it has.
+                tracing::error!(hop = self.id, %finding, "a live hop cannot take our new certificate");
+            } else {
+                self.own_until(identity.not_after, now.unix);
+            }
+        });
+    }
+
+    /// The measured state of this machine moved: asks the peer for a challenge.
+    pub(crate) fn state_changed(&self, ctx: &Context) {
+        self.tell(ctx, Endpoint::changed);
+    }
+
+    /// The hop is to end for a reason of ours.
+    pub(crate) fn begin_drain(&self, denial: Denial, ctx: &Context) {
+        self.tell(ctx, |endpoint, now| endpoint.drain(denial, now));
+    }
+
+    /// The peer, judged again without having been asked, still holds until this second.
+    fn reviewed(&self, session: &Session, until: u64, ctx: &Context) -> Result<(), Denial> {
+        self.step(session, ctx, |endpoint, now| endpoint.reviewed(Ok(until), now));
+        session.wake.notify_one();
+        self.cut.cause().map_or(Ok(()), |cause| Err(cause.denial()))
+    }
+
+    /// The peer, judged again, does not hold: the matrix says how the hop ends.
+    /// An error says that it is cut; what drains goes on for a while.
+    pub(crate) fn weigh(
+        &self,
+        session: &Session,
+        denial: Denial,
+        cause: fn(Denial) -> Cause,
+        ctx: &Context,
+    ) -> Result<(), Denial> {
+        if session.draining().is_some() && Ending::of(denial.reason) == Ending::Drain {
+            return Ok(());
+        }
+        ctx.metrics.denied(&denial, self.role);
+        let mut inner = session.lock();
+        inner.cause = Some(cause);
+        inner.endpoint.reviewed(Err(denial), ctx.clock.moment());
+        self.pump(session, &mut inner, ctx);
+        inner.cause = None;
+        drop(inner);
+        session.wake.notify_one();
+        self.cut.cause().map_or(Ok(()), |cause| Err(cause.denial()))
+    }
+
+    /// What our policies demand of the peer now.
+    fn demand(&self, session: &Session, demands: Arc<Demands>, ctx: &Context) {
+        let mut inner = session.lock();
+        if inner.demands == demands {
+            return;
+        }
+        inner.demands = Arc::clone(&demands);
+        inner.endpoint.demand(demands, ctx.clock.moment());
+        self.pump(session, &mut inner, ctx);
+        drop(inner);
+        session.wake.notify_one();
+    }
+
+    /// The peer broke the rules of the channel: the hop is cut.
+    pub(crate) fn channel_failed(&self, denial: Denial, ctx: &Context) {
+        let wire = WireReason::of(denial.reason);
+        self.sever(&Cause::Session(denial, wire), &ctx.metrics);
+        self.tell(ctx, Endpoint::end);
+    }
+
+    /// The quote that the machine asked for, or why there is none.
+    /// `log_from` is the entry from which the event log is wanted too.
+    fn quoted(&self, session: &Session, quoted: Result<Quote, Denial>, log_from: Option<u64>, ctx: &Context) {
+        self.step(session, ctx, |endpoint, now| match quoted {
+            Ok(quote) => {
+                let log = log_from.and_then(|entry| quote.evidence.event_log_from(entry));
+                let log = log.as_ref().map(|(media_type, log)| (*media_type, log.as_slice()));
+                endpoint.quoted(Ok(in_words(&quote, log)), now);
+            }
+            Err(denial) => endpoint.quoted(Err(denial), now),
+        });
+    }
+
+    /// From outside of the hop's own task, which is woken.
+    fn tell(&self, ctx: &Context, what: impl FnOnce(&mut Endpoint, Moment)) {
+        let Some(session) = &self.session else { return };
+        self.step(session, ctx, what);
+        session.wake.notify_one();
+    }
+
+    /// Lets the machine know something, and does what it says.
+    fn step(&self, session: &Session, ctx: &Context, what: impl FnOnce(&mut Endpoint, Moment)) {
+        let mut inner = session.lock();
+        what(&mut inner.endpoint, ctx.clock.moment());
+        self.pump(session, &mut inner, ctx);
+    }
+
+    /// Takes in bytes of the peer. What is left over afterwards is not for the
+    /// session: it follows the peer's Open.
+    fn receive(&self, session: &Session, bytes: &mut BytesMut, ctx: &Context) {
+        let mut inner = session.lock();
+        while !bytes.is_empty() {
+            let before = inner.open;
+            let taken = inner.endpoint.receive(bytes, ctx.clock.moment()).min(bytes.len());
+            bytes.advance(taken);
+            self.pump(session, &mut inner, ctx);
+            if taken == 0 || before != inner.open {
+                return;
+            }
+        }
+    }
+
+    /// Does what the machine asks for until there is nothing but to wait.
+    fn pump(&self, session: &Session, inner: &mut Inner, ctx: &Context) {
+        loop {
+            let now = ctx.clock.moment();
+            match inner.endpoint.poll(now) {
+                Action::Send(bytes) => {
+                    inner.out.extend_from_slice(&bytes);
+                    inner.note_challenge(ctx);
+                    if inner.out.len() > MAX_WAITING {
+                        // The machine hears of it, so that it says no more.
+                        inner.endpoint.end(now);
+                        inner.out.clear();
+                    }
+                }
+                Action::Quote(request) => inner.quote = Some(request),
+                Action::Appraise(received) => {
+                    let challenged = inner.challenged.unwrap_or(UnixTime::since_unix_epoch(Duration::ZERO));
+                    let verdict = self.appraise(session, &received, challenged, ctx);
+                    inner.endpoint.appraised(verdict, ctx.clock.moment());
+                }
+                Action::Judge(chain) => match self.judge_renewed(&chain, ctx) {
+                    Ok(admission) => inner.endpoint.judged(Ok(&admission.presented), ctx.clock.moment()),
+                    Err(denial) => inner.endpoint.judged(Err(denial), ctx.clock.moment()),
+                },
+                Action::Open => inner.open = true,
+                Action::Accepted(accepted) => {
+                    ctx.metrics.attestation.round(self.role, "accept", "none");
+                    tracing::debug!(hop = self.id, round = accepted.round, "the peer proved itself");
+                }
+                Action::Drain(drain) => self.drains(session, drain, ctx),
+                Action::Cut(cut) => self.falls(inner, cut, ctx),
+                Action::Wait(until) => {
+                    inner.wait = until;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn drains(&self, session: &Session, drain: Drain, ctx: &Context) {
+        let Drain { denial, wire, by_peer, until, grace } = drain;
+        let cause = if by_peer { "peer" } else { wire.code() };
+        ctx.metrics.attestation.drained(cause);
+        tracing::warn!(hop = self.id, cause, ?grace, "live hop drains\n{}", self.explained(&denial));
+        // The machine says it once.
+        let _ = session.draining.set(Draining { denial, by_peer, until });
+        session.drain.cancel();
+    }
+
+    fn falls(&self, inner: &Inner, cut: Cut, ctx: &Context) {
+        let Cut { denial, wire, by_peer, distrust } = cut;
+        if distrust {
+            ctx.crowd.distrust(self.admission().presented.spki_sha256, &denial, ctx);
+        }
+        let cause = match inner.cause {
+            Some(cause) => cause(denial),
+            None if by_peer => Cause::Peer(denial),
+            None => Cause::Session(denial, wire),
+        };
+        if inner.open {
+            self.sever(&cause, &ctx.metrics);
+        } else {
+            // There is no stream yet, and the last frame says why.
+            self.refuse(cause);
+        }
+    }
+}
+
+impl Inner {
+    /// Keeps the time of the oldest challenge that is not answered: what is
+    /// answered later is no older.
+    fn note_challenge(&mut self, ctx: &Context) {
+        match self.endpoint.state().peer.in_round {
+            true => _ = self.challenged.get_or_insert_with(|| ctx.clock.now()),
+            false => self.challenged = None,
+        }
+    }
+}
+
+/// What the hop's own task tells its session.
+impl Session {
+    /// What to write, all of it.
+    fn take_out(&self) -> BytesMut {
+        std::mem::take(&mut self.lock().out)
+    }
+
+    fn take_quote(&self) -> Option<QuoteRequest> {
+        self.lock().quote.take()
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        self.lock().wait
+    }
+
+    fn is_open(&self) -> bool {
+        self.lock().open
+    }
+}
+
+/// A quote, in the machine's words.
+fn in_words<'a>(quote: &'a Quote, event_log: Option<(&'a str, &'a [u8])>) -> Quoted<'a> {
+    let proof = quote.proof.as_ref();
+    Quoted {
+        media_type: quote.evidence.media_type,
+        evidence: &quote.evidence.value,
+        proof: proof.map(|proof| Proof { index: proof.index, size: proof.size, path: &proof.path }),
+        event_log,
+    }
+}

@@ -1,0 +1,163 @@
+//! Moves the bytes of one session, and gets the quotes that it owes.
+
+use std::future::pending;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use countersign_evidence::Denial;
+use countersign_quoting::{QuoteError, Quoted, Subject, Urgency};
+use countersign_ratls::session::{Endpoint, QuoteRequest};
+use tokio::time::Instant;
+
+use super::Session;
+use super::carrier::{Carrier, Event};
+use crate::context::Context;
+use crate::live::Hop;
+
+type Quote = Pin<Box<dyn Future<Output = Result<Quoted, QuoteError>> + Send>>;
+
+/// How far to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// Until the gate is open and everything up to Open is written.
+    Gate,
+    /// For as long as the hop lives.
+    Rounds,
+}
+
+/// What is left when the driver has ended.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// What the peer sent after its Open.
+    pub rest: BytesMut,
+    /// Why the carrier ended, if it was the carrier.
+    pub broken: Option<std::io::Error>,
+}
+
+/// Drives the session of `hop` over `carrier` to its goal, or to the end of the
+/// hop. Waits for nothing but the peer, the device and the clock, each of which
+/// the machine bounds.
+pub(crate) async fn drive<C: Carrier>(
+    hop: &Hop,
+    session: &Session,
+    carrier: &mut C,
+    goal: Goal,
+    ctx: &Context,
+) -> Left {
+    let mut left = Left { rest: BytesMut::new(), broken: None };
+    let mut quote: Option<(Quote, Option<u64>)> = None;
+    hop.step(session, ctx, |_, _| {});
+    while hop.cut.cause().is_none() {
+        if carrier.is_idle() {
+            let out = session.take_out();
+            if out.is_empty() && goal == Goal::Gate && session.is_open() {
+                break;
+            }
+            carrier.say(out);
+        }
+        if let Some(request) = session.take_quote() {
+            quote = Some((start(&request, hop, ctx), request.event_log));
+        }
+        // What is not for now keeps the peer waiting, not our memory.
+        let listening = left.rest.is_empty();
+        tokio::select! {
+            biased;
+            () = hop.cut.cancelled() => {}
+            () = session.wake.notified() => {}
+            (quoted, log_from) = finished(&mut quote) => {
+                quote = None;
+                hop.quoted(session, quoted, log_from, ctx);
+            }
+            event = carrier.exchange(listening) => match event {
+                Event::Written => {}
+                Event::Read(bytes) => {
+                    left.rest.extend_from_slice(&bytes);
+                    hop.receive(session, &mut left.rest, ctx);
+                }
+                Event::Ended(error) => {
+                    left.broken = error;
+                    hop.step(session, ctx, |endpoint, now| endpoint.end(now));
+                    break;
+                }
+            },
+            () = timer(session.wait(), ctx) => hop.step(session, ctx, |_, _| {}),
+        }
+    }
+    left
+}
+
+/// Waits for the channel of the rounds, in the time that the machine gives.
+/// `None` when the hop was cut meanwhile.
+pub(crate) async fn attach<T>(
+    hop: &Hop,
+    session: &Session,
+    channel: impl Future<Output = Result<T, Denial>>,
+    ctx: &Context,
+) -> Option<Result<T, Denial>> {
+    tokio::pin!(channel);
+    loop {
+        tokio::select! {
+            biased;
+            () = hop.cut.cancelled() => return None,
+            () = session.wake.notified() => {}
+            channel = &mut channel => {
+                if channel.is_ok() {
+                    hop.step(session, ctx, Endpoint::attached);
+                }
+                return Some(channel);
+            }
+            () = timer(session.wait(), ctx) => hop.step(session, ctx, |_, _| {}),
+        }
+    }
+}
+
+/// Says what is still to be said, for as long as `patience` lasts.
+pub(crate) async fn last_words<C: Carrier>(session: &Session, carrier: &mut C, patience: Duration) {
+    let saying = async {
+        loop {
+            if carrier.is_idle() {
+                let out = session.take_out();
+                if out.is_empty() {
+                    return;
+                }
+                carrier.say(out);
+            }
+            if let Event::Ended(_) = carrier.exchange(false).await {
+                return;
+            }
+        }
+    };
+    // Best effort: whoever does not listen will not know.
+    let _ = tokio::time::timeout(patience, saying).await;
+}
+
+fn start(request: &QuoteRequest, hop: &Hop, ctx: &Context) -> Quote {
+    let left = request.deadline.saturating_sub(ctx.clock.monotonic());
+    let urgency = match request.urgent {
+        true => Urgency::NewHop,
+        false => Urgency::Round { by: (Instant::now() + left).into_std() },
+    };
+    let (quoter, core, peer) = (ctx.quoter.clone(), request.core.clone(), hop.peer_number());
+    if request.batch {
+        return Box::pin(async move { quoter.session(core, peer, urgency).await });
+    }
+    Box::pin(async move {
+        let evidence = quoter.alone(Subject::sessions(vec![core.clone()])?, peer).await?;
+        Ok(Quoted { evidence, binder: core.binder(&[]), proof: None })
+    })
+}
+
+async fn finished(quote: &mut Option<(Quote, Option<u64>)>) -> (Result<Quoted, Denial>, Option<u64>) {
+    match quote {
+        Some((quote, log_from)) => (quote.await.map_err(Denial::from), *log_from),
+        None => pending().await,
+    }
+}
+
+async fn timer(at: Option<Duration>, ctx: &Context) {
+    match at {
+        Some(at) => ctx.clock.until(at).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,102 @@
+//! What a peer proves on a live connection, judged by the current view.
+
+use std::sync::Arc;
+
+use countersign_config::view::session::{SessionEvidence, SessionLog};
+use countersign_evidence::policy::Level;
+use countersign_evidence::{Denial, Finding, Reason, RegisterState, UnixTime};
+use countersign_ratls::SpiffeId;
+use countersign_ratls::peer::Admission;
+use countersign_ratls::session::{Acceptance, Received};
+use rustls_pki_types::CertificateDer;
+
+use super::{Session, terms};
+use crate::context::Context;
+use crate::live::Hop;
+
+impl Hop {
+    /// Judges the answer to a challenge of second `challenged`. The proof is kept
+    /// before the machine hears of it: a view that comes in between finds it.
+    pub(super) fn appraise(
+        &self,
+        session: &Session,
+        received: &Received,
+        challenged: UnixTime,
+        ctx: &Context,
+    ) -> Result<Acceptance, Denial> {
+        // How far the log was replayed before; from its beginning if it starts anew.
+        let before = session.proof.load_full();
+        let replayed = before.as_ref().and_then(|proof| proof.registers.as_ref());
+        let replayed = replayed.filter(|registers| registers.next() == received.event_log_from);
+        let fresh = RegisterState::default();
+        let event_log = received.event_log.as_ref().map(|(media_type, value)| SessionLog {
+            media_type,
+            value,
+            replayed: replayed.unwrap_or(&fresh),
+        });
+        let evidence = SessionEvidence {
+            media_type: &received.media_type,
+            value: &received.evidence,
+            event_log,
+            report_data: &received.report_data,
+            challenged,
+        };
+        let view = ctx.view.load();
+        match view.judge_session(&self.me, &self.admission(), &evidence, ctx.clock.now()) {
+            Ok(proof) => {
+                let (until, registers) = (proof.valid_until, proof.registers.as_ref());
+                let event_log = registers.map(RegisterState::next);
+                session.proof.store(Some(Arc::new(proof)));
+                Ok(Acceptance { until, event_log })
+            }
+            Err(denial) => {
+                ctx.metrics.attestation.round(self.role, "reject", denial.reason.code());
+                ctx.metrics.denied(&denial, self.role);
+                Err(denial)
+            }
+        }
+    }
+
+    /// Judges a certificate that replaces the peer's on this connection, as in a
+    /// handshake: it must be the same peer.
+    pub(super) fn judge_renewed(
+        &self,
+        chain: &[CertificateDer<'static>],
+        ctx: &Context,
+    ) -> Result<Arc<Admission>, Denial> {
+        let judged = self.judge(chain, ctx).and_then(|admission| {
+            let (before, now) = (self.admission(), &admission.presented);
+            if now.id == before.presented.id {
+                return Ok(admission);
+            }
+            let name = |id: &Option<SpiffeId>| id.as_ref().map_or("none", SpiffeId::as_str).to_owned();
+            let (expected, presented) = (name(&before.presented.id), name(&now.id));
+            Err(Finding::new(Reason::IdentityMismatch, "renewed certificate", expected, presented).into())
+        });
+        match &judged {
+            Ok(admission) => self.readmitted(Arc::clone(admission), ctx.clock.seconds()),
+            Err(denial) => ctx.metrics.denied(denial, self.role),
+        }
+        judged
+    }
+
+    /// Whether this connection still gives what the current view demands of it,
+    /// beyond the certificate: the level, and what the peer proved last.
+    pub(crate) fn reattest(&self, admission: &Admission, ctx: &Context) -> Result<(), Denial> {
+        let view = ctx.view.load();
+        let peer = admission.presented.id.as_ref().ok_or_else(|| {
+            Denial::from(Finding::new(Reason::SvidInvalid, "the peer's certificate", "a SPIFFE ID", "none"))
+        })?;
+        let Some(session) = &self.session else {
+            let gives = if admission.claims.is_some() { Level::L1 } else { Level::L0 };
+            return view.check_level(&self.me, peer, gives).map(drop);
+        };
+        let demands = terms::demands(&view.demands(&self.me, peer)?, ctx);
+        self.demand(session, demands, ctx);
+        let Some(proof) = session.proof.load_full() else { return Ok(()) };
+        let proof = view.rejudge_session(&self.me, admission, &proof, ctx.clock.now())?;
+        let until = proof.valid_until;
+        session.proof.store(Some(Arc::new(proof)));
+        self.reviewed(session, until, ctx)
+    }
+}
