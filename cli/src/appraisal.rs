@@ -306,8 +306,8 @@ pub(crate) fn facts(claims: &Claims) -> Vec<(&'static str, String)> {
     match &claims.body {
         Body::Tdx(c) => {
             intel(&c.platform, &mut out);
-            out.push(("MRTD", hex::encode(c.mr_td)));
-            for (name, register) in ["RTMR0", "RTMR1", "RTMR2", "RTMR3"].into_iter().zip(&c.rtmr) {
+            out.push(("mrTd", hex::encode(c.mr_td)));
+            for (name, register) in ["rtmr[0]", "rtmr[1]", "rtmr[2]", "rtmr[3]"].into_iter().zip(&c.rtmr) {
                 out.push((name, hex::encode(register)));
             }
             if let RuntimeEvents::Replayed(events) = &c.runtime_events {
@@ -319,8 +319,8 @@ pub(crate) fn facts(claims: &Claims) -> Vec<(&'static str, String)> {
         }
         Body::Sgx(c) => {
             intel(&c.platform, &mut out);
-            out.push(("MRENCLAVE", hex::encode(c.mr_enclave)));
-            out.push(("MRSIGNER", hex::encode(c.mr_signer)));
+            out.push(("mrEnclave", hex::encode(c.mr_enclave)));
+            out.push(("mrSigner", hex::encode(c.mr_signer)));
             out.push(("product", format!("{} version {}", c.isv_prod_id, c.isv_svn)));
         }
         Body::SevSnp(c) => {

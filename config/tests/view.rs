@@ -200,7 +200,7 @@ fn identities_are_given_for_the_proof_that_their_policy_demands() {
     let denied = view.entitle("payments/ledger", &claims(other_release()), at(1)).unwrap_err();
     assert_eq!(denied.reason, Reason::MeasurementMismatch);
     let unknown = view.entitle("payments/nobody", &claims(TdxSpec::default()), at(1)).unwrap_err();
-    assert_eq!(unknown.reason, Reason::NoPolicy);
+    assert_eq!(unknown.reason, Reason::UnknownWorkload);
     assert!(view.judge_workload(WORLD.presented(LEDGER, TdxSpec::default()), at(60)).is_ok());
     assert!(view.judge_workload(WORLD.presented(LEDGER, other_release()), at(60)).is_err());
 

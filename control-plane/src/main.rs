@@ -75,7 +75,7 @@ async fn run(path: &Path) -> anyhow::Result<()> {
             for problem in &problems {
                 tracing::error!("{problem}");
             }
-            bail!("{}: {} problems", path.display(), problems.len());
+            bail!("{} cannot be used", path.display());
         }
     };
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;

@@ -151,7 +151,12 @@ async fn only_evidence_that_policy_accepts_gets_an_identity() {
     assert!(matches!(reason(&refused), Reason::UntrustedRoot | Reason::EmulatedNotAdmitted), "{refused:?}");
 
     let refused = plane.enrol(&*guest(&world), "demo/nobody").await.unwrap_err();
-    assert_eq!(reason(&refused), Reason::NoPolicy);
+    assert_eq!(reason(&refused), Reason::UnknownWorkload);
+    let denial = countersign_wire::refusal::denial(&refused).unwrap();
+    assert_eq!(
+        (denial.findings[0].field.as_str(), denial.findings[0].presented.as_str()),
+        ("workload", "demo/nobody")
+    );
     plane.stop().await;
 }
 

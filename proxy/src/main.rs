@@ -19,7 +19,7 @@ use tracing_subscriber::{fmt, prelude::*, reload};
 #[command(version, about, after_help = "Example:\n  countersign-proxy --config /etc/countersign/proxy.yaml")]
 struct Arguments {
     /// The bootstrap file (kind: ProxyBootstrap).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CONFIG")]
     config: PathBuf,
     /// The log filter, for example `info` or `info,countersign_proxy=debug`.
     #[arg(long, env = "COUNTERSIGN_LOG", default_value = "info", value_name = "FILTER")]

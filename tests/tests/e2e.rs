@@ -115,7 +115,7 @@ async fn a_control_plane_that_is_not_as_approved_is_refused(directory: &str) {
     };
     let (code, said) = status().await;
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("MRTD") && said.contains(&"c0".repeat(48)), "{said}");
+    assert!(said.contains("mrTd") && said.contains(&"c0".repeat(48)), "{said}");
     let approved = std::fs::read_to_string(&policy).unwrap();
     std::fs::write(&policy, approved.replace(&"c0".repeat(48), &"ee".repeat(48))).unwrap();
     let (code, said) = status().await;

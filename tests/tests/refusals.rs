@@ -126,7 +126,7 @@ async fn only_who_policy_entitles_gets_an_identity() {
     };
     assert_eq!(refused(&Platform::tdx(0xbb), "web").await, Reason::MeasurementMismatch);
     assert_eq!(refused(&Platform::debuggable(), "web").await, Reason::Debug);
-    assert_eq!(refused(&Platform::default(), "nobody").await, Reason::NoPolicy);
+    assert_eq!(refused(&Platform::default(), "nobody").await, Reason::UnknownWorkload);
     let stranger = Vendor::generate(mesh.clock.now(), std::time::Duration::from_secs(86_400)).unwrap();
     let stranger = stranger.tdx(TdxSpec::default()).unwrap();
     let found = reason(&plane.enrol(&*stranger, "web").await.unwrap_err());

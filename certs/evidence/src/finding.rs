@@ -32,7 +32,12 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} is {}, accepted: {}", self.reason, self.field, self.presented, self.expected)
+        write!(f, "{}: ", self.reason)?;
+        match self.presented.as_str() {
+            "none" => write!(f, "there is no {}", self.field)?,
+            presented => write!(f, "{} is {presented}", self.field)?,
+        }
+        write!(f, ", accepted: {}", self.expected)
     }
 }
 
@@ -91,3 +96,15 @@ impl fmt::Display for Denial {
 }
 
 impl std::error::Error for Denial {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_not_called_none() {
+        let told = |presented| Finding::new(Reason::CrlMissing, "CRL", "a list", presented).to_string();
+        assert_eq!(told("none"), "crl-missing: there is no CRL, accepted: a list");
+        assert_eq!(told("old"), "crl-missing: CRL is old, accepted: a list");
+    }
+}

@@ -178,10 +178,12 @@ reasons! {
     // --- policy
     /// No attestation policy speaks of this peer.
     NoPolicy, "no-policy", "DENY", 403, ACCESS_DENIED, Ourselves, false, "apply an AttestationPolicy that covers this peer";
+    /// A proxy asks to be a workload that nobody has declared.
+    UnknownWorkload, "unknown-workload", "DENY", 403, ACCESS_DENIED, Peer, false, "correct `workload` in the proxy's bootstrap file, or apply a WorkloadIdentity of that namespace and name";
     /// The connection gives less assurance than a policy demands of this peer.
     LevelTooLow, "level-too-low", "DENY", 403, ACCESS_DENIED, Peer, false, "let the peer speak ratls-h2/1, or lower the level of the policies that speak of it";
     /// An authorization policy denies the hop, or none allows it.
-    AuthorizationDenied, "authorization-denied", "DENY", 403, ACCESS_DENIED, Peer, false, "apply an AuthorizationPolicy that allows this caller";
+    AuthorizationDenied, "authorization-denied", "DENY", 403, ACCESS_DENIED, Peer, false, "apply an AuthorizationPolicy that allows this caller and port";
     /// The policy that admitted a live hop was replaced by one that does not.
     PolicyChanged, "policy-changed", "DENY", 403, ACCESS_DENIED, Peer, false, "see the findings of the new verdict";
 

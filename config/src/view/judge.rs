@@ -83,7 +83,7 @@ impl View {
     ) -> Result<(SpiffeId, Verdict), Denial> {
         let id = self.workloads.get(workload).ok_or_else(|| {
             let expected = "the namespace/name of a WorkloadIdentity";
-            Denial::from(Finding::new(Reason::NoPolicy, "workload", expected, workload))
+            Denial::from(Finding::new(Reason::UnknownWorkload, "workload", expected, workload))
         })?;
         let policy = self.granting(self.identities.get(id).ok_or_else(|| no_identity(id))?)?;
         let verdict = appraise(Arc::clone(claims), &policy.policy, &self.references, 0, now);

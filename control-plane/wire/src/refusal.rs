@@ -1,18 +1,52 @@
 //! Refusals as gRPC statuses, without loss.
 
-use countersign_evidence::{Denial, Reason};
-use tonic::metadata::MetadataValue;
+use countersign_evidence::policy::PolicyRef;
+use countersign_evidence::{Denial, Finding, Reason};
+use serde_json::Value;
+use tonic::metadata::{BinaryMetadataValue, MetadataValue};
 use tonic::{Code, Status};
 
 /// The metadata key of the reason's code.
 const REASON: &str = "countersign-reason";
+/// The largest denial that is sent as a whole: trailers have the text as well, bytes.
+const MAX_DENIAL: usize = 3072;
+/// The metadata key of the whole denial, JSON.
+const DENIAL: &str = "countersign-denial-bin";
 /// What fits into the trailers that HTTP/2 peers accept by default, bytes.
 const MAX_TEXT: usize = 4096;
 
 /// A status for a denial: the text for people, the reason's code as metadata.
 #[must_use]
 pub fn status(denial: &Denial) -> Status {
-    with_reason(denial.reason, denial.to_string())
+    let mut status = with_reason(denial.reason, denial.to_string());
+    // A long one is left to the text, which is cut.
+    if let Some(whole) = serde_json::to_vec(denial).ok().filter(|whole| whole.len() <= MAX_DENIAL) {
+        status.metadata_mut().insert_bin(DENIAL, BinaryMetadataValue::from_bytes(&whole));
+    }
+    status
+}
+
+/// The denial that [`status`] wrote, when all of it is one that we understand.
+#[must_use]
+pub fn denial(status: &Status) -> Option<Denial> {
+    let bytes = status.metadata().get_bin(DENIAL)?.to_bytes().ok()?;
+    let value: Value = serde_json::from_slice(&bytes).ok()?;
+    let text = |of: &Value, name: &str| of.get(name).and_then(Value::as_str).map(str::to_owned);
+    let reason = |of: &Value| Reason::from_code(of.get("reason")?.as_str()?);
+    let finding = |of: &Value| {
+        Some(Finding::new(reason(of)?, text(of, "field")?, text(of, "expected")?, text(of, "presented")?))
+    };
+    let findings: Vec<_> = value.get("findings")?.as_array()?.iter().map(finding).collect::<Option<_>>()?;
+    let policy = match value.get("policy") {
+        None => None,
+        Some(policy) => Some(PolicyRef {
+            namespace: text(policy, "namespace")?,
+            name: text(policy, "name")?,
+            generation: policy.get("generation")?.as_u64()?,
+        }),
+    };
+    let rule = text(&value, "rule").unwrap_or_default();
+    (!findings.is_empty()).then_some(Denial { reason: reason(&value)?, policy, rule, findings })
 }
 
 /// A status with a reason.
@@ -38,4 +72,26 @@ pub fn reason(status: &Status) -> Option<Reason> {
 /// The longest prefix of `text` of at most `limit` bytes.
 pub(crate) fn cut(text: &str, limit: usize) -> &str {
     text.get(..text.floor_char_boundary(limit)).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_arrives_as_it_was() {
+        let finding = |n: usize| Finding::new(Reason::Debug, "debug", "no \u{2026}", "x".repeat(n));
+        let mut sent = Denial::from(finding(3));
+        assert_eq!(denial(&status(&sent)), Some(sent.clone()));
+        sent.findings.push(Finding::new(Reason::UnknownWorkload, "workload", "a name", "a/b"));
+        sent.policy = Some(PolicyRef { namespace: "n".into(), name: "p".into(), generation: 7 });
+        sent.rule = "anyOf[0].tdx".to_owned();
+        assert_eq!(denial(&status(&sent)), Some(sent));
+        // What is too long for trailers, or was written by somebody else, has a text and a reason.
+        let long = status(&Denial::from(finding(5000)));
+        assert_eq!((denial(&long), reason(&long)), (None, Some(Reason::Debug)));
+        let mut other = with_reason(Reason::Debug, "text");
+        other.metadata_mut().insert_bin(DENIAL, BinaryMetadataValue::from_bytes(b"{\"reason\":\"debug\"}"));
+        assert_eq!(denial(&other), None);
+    }
 }

@@ -84,6 +84,10 @@ pub enum AgentError {
 
 /// What a status of the control plane means.
 fn denial(status: &tonic::Status) -> Denial {
+    // Its own finding, policy and remedy, not ours about it.
+    if let Some(denial) = countersign_wire::refusal::denial(status) {
+        return denial;
+    }
     let reason = countersign_wire::refusal::reason(status).unwrap_or(match status.code() {
         tonic::Code::Unavailable | tonic::Code::Unknown => Reason::ConnectFailed,
         tonic::Code::DeadlineExceeded => Reason::Timeout,
