@@ -421,10 +421,10 @@ impl Source {
                 return Vec::new();
             }
         };
-        let accepted = |r: &&Resource| matches!(r.kind(), Kind::AttestationPolicy | Kind::ReferenceValues);
-        for other in resources.iter().filter(|r| !accepted(r)) {
-            let message =
-                format!("{name} holds {}, accepted: AttestationPolicy, ReferenceValues", other.key());
+        let accepted = [Kind::AttestationPolicy, Kind::ReferenceValues, Kind::PlatformList];
+        for other in resources.iter().filter(|r| !accepted.contains(&r.kind())) {
+            let names = accepted.map(Kind::name).join(", ");
+            let message = format!("{name} holds {}, accepted: {names}", other.key());
             let problem = self.problem(path, message);
             self.problems.push(problem);
         }

@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::document::{self, MAX_BYTES, Node, Path, Position};
 use crate::kinds::scalar::{Name, Namespace, quoted};
 use crate::kinds::{
-    self, AttestationPolicySpec, AuthorizationPolicySpec, ReferenceValuesSpec, TrustDomainSpec,
-    WorkloadIdentitySpec,
+    self, AttestationPolicySpec, AuthorizationPolicySpec, PlatformListSpec, ReferenceValuesSpec,
+    TrustDomainSpec, WorkloadIdentitySpec,
 };
 use crate::problem::Problem;
 use crate::schema;
@@ -32,14 +32,16 @@ pub enum Kind {
     WorkloadIdentity,
     AttestationPolicy,
     ReferenceValues,
+    PlatformList,
     AuthorizationPolicy,
 }
 
 impl Kind {
     /// All kinds, in the order in which they are shown and applied.
-    pub const ALL: [Kind; 5] = [
+    pub const ALL: [Kind; 6] = [
         Kind::TrustDomain,
         Kind::ReferenceValues,
+        Kind::PlatformList,
         Kind::AttestationPolicy,
         Kind::WorkloadIdentity,
         Kind::AuthorizationPolicy,
@@ -53,11 +55,12 @@ impl Kind {
             Self::WorkloadIdentity => "WorkloadIdentity",
             Self::AttestationPolicy => "AttestationPolicy",
             Self::ReferenceValues => "ReferenceValues",
+            Self::PlatformList => "PlatformList",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
         }
     }
 
-    /// From the name in `kind:`, its lower-case form, plural or short name (`attpol`, `refval`, `authzpol`, `td`, `wid`).
+    /// From the name in `kind:`, its lower-case form, plural or short name (`attpol`, `refval`, `platlist`, `authzpol`, `td`, `wid`).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
@@ -75,6 +78,7 @@ impl Kind {
             Self::WorkloadIdentity => "workloadidentities",
             Self::AttestationPolicy => "attestationpolicies",
             Self::ReferenceValues => "referencevalues",
+            Self::PlatformList => "platformlists",
             Self::AuthorizationPolicy => "authorizationpolicies",
         }
     }
@@ -87,6 +91,7 @@ impl Kind {
             Self::WorkloadIdentity => "wid",
             Self::AttestationPolicy => "attpol",
             Self::ReferenceValues => "refval",
+            Self::PlatformList => "platlist",
             Self::AuthorizationPolicy => "authzpol",
         }
     }
@@ -142,6 +147,7 @@ pub enum Resource {
     WorkloadIdentity(Metadata, WorkloadIdentitySpec),
     AttestationPolicy(Metadata, AttestationPolicySpec),
     ReferenceValues(Metadata, ReferenceValuesSpec),
+    PlatformList(Metadata, PlatformListSpec),
     AuthorizationPolicy(Metadata, AuthorizationPolicySpec),
 }
 
@@ -161,6 +167,7 @@ impl Resource {
             Self::WorkloadIdentity(..) => Kind::WorkloadIdentity,
             Self::AttestationPolicy(..) => Kind::AttestationPolicy,
             Self::ReferenceValues(..) => Kind::ReferenceValues,
+            Self::PlatformList(..) => Kind::PlatformList,
             Self::AuthorizationPolicy(..) => Kind::AuthorizationPolicy,
         }
     }
@@ -173,6 +180,7 @@ impl Resource {
             | Self::WorkloadIdentity(m, _)
             | Self::AttestationPolicy(m, _)
             | Self::ReferenceValues(m, _)
+            | Self::PlatformList(m, _)
             | Self::AuthorizationPolicy(m, _) => m,
         }
     }
@@ -211,6 +219,7 @@ impl Resource {
             Self::WorkloadIdentity(_, s) => Spec::WorkloadIdentity(s),
             Self::AttestationPolicy(_, s) => Spec::AttestationPolicy(s),
             Self::ReferenceValues(_, s) => Spec::ReferenceValues(s),
+            Self::PlatformList(_, s) => Spec::PlatformList(s),
             Self::AuthorizationPolicy(_, s) => Spec::AuthorizationPolicy(s),
         };
         Document { api_version: API_VERSION, kind: self.kind(), metadata: self.metadata(), spec }
@@ -238,6 +247,7 @@ enum Spec<'a> {
     WorkloadIdentity(&'a WorkloadIdentitySpec),
     AttestationPolicy(&'a AttestationPolicySpec),
     ReferenceValues(&'a ReferenceValuesSpec),
+    PlatformList(&'a PlatformListSpec),
     AuthorizationPolicy(&'a AuthorizationPolicySpec),
 }
 
@@ -359,6 +369,7 @@ fn typed(kind: Kind, node: &Node) -> Result<Resource, serde_json::Error> {
         Kind::WorkloadIdentity => Resource::WorkloadIdentity(metadata, serde_json::from_value(spec)?),
         Kind::AttestationPolicy => Resource::AttestationPolicy(metadata, serde_json::from_value(spec)?),
         Kind::ReferenceValues => Resource::ReferenceValues(metadata, serde_json::from_value(spec)?),
+        Kind::PlatformList => Resource::PlatformList(metadata, serde_json::from_value(spec)?),
         Kind::AuthorizationPolicy => Resource::AuthorizationPolicy(metadata, serde_json::from_value(spec)?),
     })
 }

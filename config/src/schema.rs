@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::bootstrap::{ControlPlaneBootstrapSpec, ProxyBootstrapSpec};
 use crate::kinds::{
-    AttestationPolicySpec, AuthorizationPolicySpec, ReferenceValuesSpec, TrustDomainSpec,
+    AttestationPolicySpec, AuthorizationPolicySpec, PlatformListSpec, ReferenceValuesSpec, TrustDomainSpec,
     WorkloadIdentitySpec, scalar,
 };
 use crate::resource::{API_VERSION, Kind, Metadata};
@@ -45,6 +45,7 @@ static SCHEMAS: LazyLock<BTreeMap<&'static str, Value>> = LazyLock::new(|| {
         document::<Metadata, WorkloadIdentitySpec>(Kind::WorkloadIdentity.name()),
         document::<Metadata, AttestationPolicySpec>(Kind::AttestationPolicy.name()),
         document::<Metadata, ReferenceValuesSpec>(Kind::ReferenceValues.name()),
+        document::<Metadata, PlatformListSpec>(Kind::PlatformList.name()),
         document::<Metadata, AuthorizationPolicySpec>(Kind::AuthorizationPolicy.name()),
         document::<(), ProxyBootstrapSpec>(PROXY_BOOTSTRAP),
         document::<(), ControlPlaneBootstrapSpec>(CONTROL_PLANE_BOOTSTRAP),

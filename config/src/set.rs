@@ -2,12 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use countersign_evidence::claims::Tee;
+
 use crate::document::Position;
-use crate::kinds::Selector;
 use crate::kinds::assurance::Level;
+use crate::kinds::attestation_policy::Alternative;
+use crate::kinds::scalar::Name;
+use crate::kinds::{Selector, WorkloadIdentitySpec};
 use crate::problem::Problem;
-use crate::resource::{Key, Kind, ROOT_NAMESPACE, Resource};
+use crate::resource::{Key, Kind, Metadata, ROOT_NAMESPACE, Resource};
 use crate::schema::check::nearest;
+
+/// How many dangling names get a hint: to look for what was meant takes time.
+const MAX_HINTS: usize = 100;
 
 /// Checks across resources (dangling references, unused reference values, ...).
 /// Errors make the set unusable, warnings do not.
@@ -25,7 +32,8 @@ pub fn check_set_at(resources: &[Resource], now: Option<u64>) -> Vec<Problem> {
     set.duplicates(&mut problems);
     set.identities(&mut problems);
     set.policies(&mut problems);
-    set.reference_values(now, &mut problems);
+    set.unused(&mut problems);
+    set.expired(now, &mut problems);
     set.selectors(&mut problems);
     problems
 }
@@ -40,7 +48,23 @@ fn error(key: &Key, path: &str, message: String) -> Problem {
     Problem::error("", Position::default(), &path, message)
 }
 
-impl Set<'_> {
+/// What an alternative of a policy names: the field, and the kind that is meant.
+fn named(alternative: &Alternative) -> [(&'static str, Kind, &[Name]); 3] {
+    [
+        ("runtimeEvents.fromReferenceValues", Kind::ReferenceValues, alternative.event_sets()),
+        ("measurements.fromReferenceValues", Kind::ReferenceValues, alternative.measurements().names()),
+        ("platformsFrom", Kind::PlatformList, alternative.platform_lists()),
+    ]
+}
+
+impl<'a> Set<'a> {
+    fn workloads(&self) -> impl Iterator<Item = (&'a Metadata, &'a WorkloadIdentitySpec)> {
+        self.resources.iter().filter_map(|resource| match resource {
+            Resource::WorkloadIdentity(metadata, spec) => Some((metadata, spec)),
+            _ => None,
+        })
+    }
+
     fn duplicates(&self, problems: &mut Vec<Problem>) {
         let mut seen = BTreeSet::new();
         for key in self.resources.iter().map(Resource::key) {
@@ -90,10 +114,8 @@ impl Set<'_> {
                     format!("{policy} is of level L0, which asks for no evidence: nobody gets {id}");
                 problems.push(error(&key, "spec.attestation.policy", message));
             }
-            self.exists(Kind::AttestationPolicy, &metadata.namespace, policy, || {
-                (key, "spec.attestation.policy".to_owned())
-            })
-            .map_or_else(|p| problems.push(p), |()| {});
+            let place = || (key, "spec.attestation.policy".to_owned());
+            self.exists(Kind::AttestationPolicy, &metadata.namespace, policy, place, problems);
         }
     }
 
@@ -101,93 +123,136 @@ impl Set<'_> {
         for resource in self.resources {
             let Resource::AttestationPolicy(metadata, spec) = resource else { continue };
             for (i, alternative) in spec.any_of.iter().enumerate() {
-                for name in alternative.measurements().names() {
-                    let place = || {
-                        let tee = countersign_evidence::claims::Tee::from(alternative.tee());
-                        (resource.key(), format!("spec.anyOf[{i}].{tee}.measurements.fromReferenceValues"))
-                    };
-                    let known = self.exists(Kind::ReferenceValues, &metadata.namespace, &name.0, place);
-                    problems.extend(known.err());
+                let tee = Tee::from(alternative.tee());
+                for (field, kind, names) in named(alternative) {
+                    for name in names {
+                        let place = || (resource.key(), format!("spec.anyOf[{i}].{tee}.{field}"));
+                        self.exists(kind, &metadata.namespace, &name.0, place, problems);
+                    }
                 }
             }
         }
     }
 
+    /// Reports a name that nothing has.
     fn exists(
         &self,
         kind: Kind,
         namespace: &str,
         name: &str,
         place: impl FnOnce() -> (Key, String),
-    ) -> Result<(), Problem> {
+        problems: &mut Vec<Problem>,
+    ) {
         let wanted = Key { kind, namespace: namespace.to_owned(), name: name.to_owned() };
         if self.keys.contains(&wanted) {
-            return Ok(());
+            return;
         }
         let (key, path) = place();
         let problem = error(&key, &path, format!("there is no {wanted}"));
+        if problems.len() >= MAX_HINTS {
+            problems.push(problem);
+            return;
+        }
         let same = self.keys.iter().filter(|k| k.kind == kind && k.namespace == namespace);
         let near = nearest(name, same.map(|k| k.name.as_str()));
         let elsewhere = self.keys.iter().find(|k| k.kind == kind && k.name == name);
-        Err(match (near, elsewhere) {
+        problems.push(match (near, elsewhere) {
             (_, Some(other)) => problem.hint(format!("{other} exists, but names are of the same namespace")),
             (Some(near), _) => problem.hint(format!("did you mean `{near}`?")),
             _ => problem,
-        })
+        });
     }
 
-    fn reference_values(&self, now: Option<u64>, problems: &mut Vec<Problem>) {
-        let mut used: BTreeSet<(&str, &str)> = BTreeSet::new();
+    fn unused(&self, problems: &mut Vec<Problem>) {
+        let mut used: BTreeSet<(Kind, &str, &str)> = BTreeSet::new();
         for resource in self.resources {
             let Resource::AttestationPolicy(metadata, spec) = resource else { continue };
-            let names = spec.any_of.iter().flat_map(|a| a.measurements().names());
-            used.extend(names.map(|name| (metadata.namespace.as_str(), name.0.as_str())));
+            for (_, kind, names) in spec.any_of.iter().flat_map(named) {
+                used.extend(names.iter().map(|name| (kind, metadata.namespace.as_str(), name.0.as_str())));
+            }
         }
         for resource in self.resources {
-            let Resource::ReferenceValues(metadata, spec) = resource else { continue };
-            let key = resource.key();
-            if !used.contains(&(metadata.namespace.as_str(), metadata.name.as_str())) {
+            let (kind, metadata) = (resource.kind(), resource.metadata());
+            if matches!(kind, Kind::ReferenceValues | Kind::PlatformList)
+                && !used.contains(&(kind, &metadata.namespace, &metadata.name))
+            {
                 let message = "no AttestationPolicy of its namespace names it: it has no effect".to_owned();
-                problems.push(error(&key, "", message).as_warning());
+                problems.push(error(&resource.key(), "", message).as_warning());
             }
+        }
+    }
+
+    fn expired(&self, now: Option<u64>, problems: &mut Vec<Problem>) {
+        for resource in self.resources {
+            let Resource::ReferenceValues(_, spec) = resource else { continue };
             if let (Some(now), Some(until)) = (now, &spec.valid_until)
                 && until.0 < now
             {
                 let message = format!("ended at {until}: nothing is accepted on its word");
-                problems.push(error(&key, "spec.validUntil", message).as_warning());
+                problems.push(error(&resource.key(), "spec.validUntil", message).as_warning());
             }
         }
     }
 
     fn selectors(&self, problems: &mut Vec<Problem>) {
+        let labels = Labels::new(self.workloads());
+        let granting: BTreeSet<(&str, &str)> = self
+            .workloads()
+            .map(|(metadata, spec)| (metadata.namespace.as_str(), spec.attestation.policy.0.as_str()))
+            .collect();
         for resource in self.resources {
             let selector: &Selector = match resource {
                 Resource::AttestationPolicy(_, s) => &s.selector,
                 Resource::AuthorizationPolicy(_, s) => &s.selector,
                 _ => continue,
             };
-            let namespace = &resource.metadata().namespace;
-            let selects = self.resources.iter().any(|r| match r {
-                Resource::WorkloadIdentity(m, s) => {
-                    (*namespace == m.namespace || namespace == ROOT_NAMESPACE) && selector.matches(&s.labels)
-                }
-                _ => false,
-            });
-            let named = resource.kind() == Kind::AttestationPolicy && self.grants_identity(resource);
-            if !selects && !named {
+            let metadata = resource.metadata();
+            let grants = resource.kind() == Kind::AttestationPolicy
+                && granting.contains(&(&metadata.namespace, &metadata.name));
+            if !grants && !labels.any(&metadata.namespace, selector) {
                 let message = "selects no WorkloadIdentity of its namespace: it has no effect on hops";
                 problems.push(error(&resource.key(), "spec.selector", message.to_owned()).as_warning());
             }
         }
     }
+}
 
-    fn grants_identity(&self, policy: &Resource) -> bool {
-        let wanted = policy.metadata();
-        self.resources.iter().any(|r| match r {
-            Resource::WorkloadIdentity(m, s) => {
-                m.namespace == wanted.namespace && s.attestation.policy.0 == wanted.name
+type Workload<'a> = (&'a Metadata, &'a WorkloadIdentitySpec);
+
+/// WorkloadIdentities by namespace and by label: a selector that looks at each
+/// would take minutes where there are thousands of both.
+struct Labels<'a> {
+    all: Vec<Workload<'a>>,
+    by_namespace: BTreeMap<&'a str, Vec<Workload<'a>>>,
+    by_label: BTreeMap<(&'a str, &'a str), Vec<Workload<'a>>>,
+}
+
+impl<'a> Labels<'a> {
+    fn new(workloads: impl Iterator<Item = Workload<'a>>) -> Self {
+        let mut labels =
+            Self { all: workloads.collect(), by_namespace: BTreeMap::new(), by_label: BTreeMap::new() };
+        for workload in &labels.all {
+            labels.by_namespace.entry(&workload.0.namespace).or_default().push(*workload);
+            for (key, value) in &workload.1.labels {
+                labels.by_label.entry((key, value)).or_default().push(*workload);
             }
-            _ => false,
+        }
+        labels
+    }
+
+    /// Whether a selector of this namespace selects any.
+    fn any(&self, namespace: &str, selector: &Selector) -> bool {
+        let root = namespace == ROOT_NAMESPACE;
+        let scope = if root { Some(&self.all) } else { self.by_namespace.get(namespace) };
+        let labelled = selector
+            .match_labels
+            .iter()
+            .map(|(key, value)| self.by_label.get(&(key.as_str(), value.as_str())));
+        let lists: Option<Vec<_>> = std::iter::once(scope).chain(labelled).collect();
+        let shortest = lists.and_then(|lists| lists.into_iter().min_by_key(|list| list.len()));
+        shortest.is_some_and(|list| {
+            let mut list = list.iter();
+            list.any(|(m, s)| (root || m.namespace == namespace) && selector.matches(&s.labels))
         })
     }
 }

@@ -18,7 +18,7 @@ use countersign_ratls::key::KeyType;
 use countersign_ratls::{Bundle, SpiffeId, TrustDomain};
 
 use self::authorize::CallPolicy;
-use self::compile::HopPolicy;
+use self::compile::{HopPolicy, PlatformLists};
 use self::session::Sessions;
 use crate::kinds::trust_domain::{KeyType as Wanted, TrustDomainSpec};
 use crate::kinds::{Selector, WorkloadIdentitySpec};
@@ -217,7 +217,15 @@ fn build(
             _ => None,
         })
         .collect();
-    let hop_policies = hop_policies(&resources, generation, &references, &mut rejected);
+    let lists = resources
+        .iter()
+        .filter_map(|resource| match resource.as_ref() {
+            Resource::PlatformList(m, spec) => Some(compile::platform_list(m, spec)),
+            _ => None,
+        })
+        .map(|list| (list.name.clone(), Arc::new(list)))
+        .collect();
+    let hop_policies = hop_policies(&resources, generation, &references, &lists, &mut rejected);
     let identities =
         identities(&resources, trust_domain.as_ref().map(|(d, _)| d), &hop_policies, &mut rejected);
     let call_policies = resources.iter().filter_map(|resource| match resource.as_ref() {
@@ -294,21 +302,27 @@ fn hop_policies(
     resources: &[Arc<Resource>],
     generation: u64,
     references: &References,
+    lists: &PlatformLists,
     rejected: &mut Rejected,
 ) -> Vec<HopPolicy> {
     let mut policies = Vec::new();
     for resource in resources {
         let Resource::AttestationPolicy(metadata, spec) = resource.as_ref() else { continue };
-        let policy = HopPolicy::new(metadata, spec, resource.to_json(), generation);
-        let missing: BTreeSet<&str> =
+        let policy = HopPolicy::new(metadata, spec, resource.to_json(), lists, generation);
+        let references: BTreeSet<&str> =
             policy.references().filter(|name| !references.contains_key(*name)).map(String::as_str).collect();
-        if !missing.is_empty() {
-            let names: Vec<&str> = missing.into_iter().collect();
-            let message = format!(
-                "there is no ReferenceValues {}: the policy guards, and accepts nobody by them",
-                names.join(", ")
-            );
-            rejected.push((resource.key(), message));
+        for (kind, missing) in
+            [(Kind::ReferenceValues, references), (Kind::PlatformList, policy.missing_lists().collect())]
+        {
+            if !missing.is_empty() {
+                let names: Vec<&str> = missing.into_iter().collect();
+                let message = format!(
+                    "there is no {} {}: the policy guards, and accepts nobody by them",
+                    kind.name(),
+                    names.join(", ")
+                );
+                rejected.push((resource.key(), message));
+            }
         }
         // It stays in force: to drop it would admit whom it refuses.
         policies.push(policy);

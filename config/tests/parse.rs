@@ -68,7 +68,7 @@ fn all_problems_of_all_documents_are_reported() {
              the certificate, for which the evidence was made)",
             "f.yaml:20:7: kind: unknown kind `AtestationPolicy` (did you mean `AttestationPolicy`?)",
             "f.yaml:22:1: is not a resource: accepted is a mapping with apiVersion, kind, metadata, spec (known: \
-             TrustDomain, ReferenceValues, AttestationPolicy, WorkloadIdentity, AuthorizationPolicy)",
+             TrustDomain, ReferenceValues, PlatformList, AttestationPolicy, WorkloadIdentity, AuthorizationPolicy)",
         ]
     );
 }
@@ -276,6 +276,40 @@ fn each_class_of_error_has_its_place_and_says_what_is_accepted() {
             &["f.yaml:4:7: spec.rules: a Deny policy without rules matches nothing and has no effect"],
         ),
         (
+            resource(
+                "AttestationPolicy",
+                "{anyOf: [{sevSnp: {measurements: Any, products: [Genoa, Milan]}}]}",
+            ),
+            &["f.yaml:4:63: spec.anyOf[0].sevSnp.products[1]: the keys of Milan chips can be extracted"],
+        ),
+        (
+            tdx("{measurements: Any, platformsFrom: []}"),
+            &["f.yaml:4:57: spec.anyOf[0].tdx.platformsFrom: is an empty list"],
+        ),
+        (
+            resource(
+                "PlatformList",
+                &format!(
+                    "{{platforms: [{{tee: tdx, id: '{0}1'}}, {{tee: sevSnp, id: '{0}2'}}, {{tee: sgx, id: '{0}1'}}, \
+                     {{tee: tdx, id: '{0}1'}}, {{tee: tdx, id: '{0}0'}}]}}",
+                    "0".repeat(31)
+                ),
+            ),
+            &[
+                "f.yaml:4:90: spec.platforms[1].id: has 32 hex digits, the identity of a sevSnp platform has 128",
+                "f.yaml:4:194: spec.platforms[3].id: is listed twice for tdx",
+                "f.yaml:4:246: spec.platforms[4].id: is what a machine says that hides its identity",
+            ],
+        ),
+        (
+            resource("PlatformList", "{platforms: [{tee: tdx, id: '00'}, {tee: nitro, id: 0A}]}"),
+            &[
+                "f.yaml:4:35: spec.platforms[0].id: `00` has 2 hex digits, the field has 32",
+                "f.yaml:4:48: spec.platforms[1].tee: is `nitro`, accepted: tdx, sgx, sevSnp",
+                "f.yaml:4:59: spec.platforms[1].id: `0A` holds 'A', which is no digit 0-9 a-f, write it in lower case",
+            ],
+        ),
+        (
             refs("{}"),
             &["f.yaml:4:7: spec: approves nothing: give entries under tdx, sgx, sevSnp or runtimeEvents"],
         ),
@@ -357,7 +391,7 @@ fn each_class_of_error_has_its_place_and_says_what_is_accepted() {
                     "00".repeat(16)
                 ),
             ),
-            &["f.yaml:4:110: spec.anyOf[1].sgx: L3 admits listed machines only: give `platforms`"],
+            &["f.yaml:4:110: spec.anyOf[1].sgx: L3 admits listed machines only: give `platforms` or"],
         ),
         (
             resource("TrustDomain", "{svid: {lifetime: 1s}}").replace(", namespace: n", ""),
@@ -395,6 +429,15 @@ fn a_set_is_checked_across_its_resources() {
         resource("TrustDomain", "{}").replace("name: x, namespace: n", "name: a"),
         resource("AttestationPolicy", "{anyOf: [{sevSnp: {measurements: {fromReferenceValues: r1}}}]}")
             .replace("name: x", "name: policy"),
+        resource("AttestationPolicy", "{anyOf: [{sgx: {measurements: Any, platformsFrom: [ours, our]}}]}")
+            .replace("name: x", "name: listed"),
+        resource(
+            "AttestationPolicy",
+            "{anyOf: [{tdx: {measurements: Any, runtimeEvents: {fromReferenceValues: ran}}}]}",
+        )
+        .replace("name: x", "name: measured"),
+        resource("PlatformList", "{}").replace("name: x", "name: our"),
+        resource("PlatformList", "{platforms: []}").replace("name: x", "name: idle"),
         resource(
             "ReferenceValues",
             &format!(
@@ -419,6 +462,9 @@ fn a_set_is_checked_across_its_resources() {
             "WorkloadIdentity m/z, spec.attestation.policy: there is no AttestationPolicy m/policy \
              (AttestationPolicy n/policy exists, but names are of the same namespace)",
             "AttestationPolicy n/policy, spec.anyOf[0].sevSnp.measurements.fromReferenceValues: there is no ReferenceValues n/r1",
+            "AttestationPolicy n/listed, spec.anyOf[0].sgx.platformsFrom: there is no PlatformList n/ours (did you mean `our`?)",
+            "AttestationPolicy n/measured, spec.anyOf[0].tdx.runtimeEvents.fromReferenceValues: there is no ReferenceValues n/ran",
+            "warning: PlatformList n/idle: no AttestationPolicy of its namespace names it: it has no effect",
             "warning: ReferenceValues n/x: no AttestationPolicy of its namespace names it: it has no effect",
             "warning: ReferenceValues n/x, spec.validUntil: ended at 2026-01-01T00:00:00Z: nothing is accepted on its word",
             "warning: AuthorizationPolicy n/x, spec.selector: selects no WorkloadIdentity of its namespace: it has no effect on hops",

@@ -315,3 +315,36 @@ fn a_shared_quote_is_verified_and_kept_once() {
     assert_eq!(reason(judge(end + 1)), Reason::CollateralExpired);
     assert!(Duration::from_secs(end) > Duration::from_secs(3600));
 }
+
+#[test]
+fn a_machine_that_is_not_on_the_list_is_refused() {
+    let list = |name: &str, id: &str| {
+        format!(
+            "---\napiVersion: countersign.dev/v1alpha1\nkind: PlatformList\n\
+             metadata: {{ name: {name}, namespace: payments }}\nspec: {{ platforms: [{{ tee: tdx, id: '{id}' }}] }}\n"
+        )
+    };
+    let text = resources()
+        .replace("spec:\n  \n", "spec:\n  level: L3\n")
+        .replace("        measurements:", "        platformsFrom: [ours]\n        measurements:");
+    let enrolled = hex::encode(TdxSpec::default().platform.piid.unwrap());
+    let view = WORLD.view(&(text.clone() + &list("ours", &enrolled)));
+    let admission = admitted(&view, TdxSpec::default());
+    assert_eq!(view.demands(&id(AUDIT), &id(LEDGER)).unwrap().level, Level::L3);
+    assert!(judge(&view, &admission, TdxSpec::default(), &binder(1), 60, 61).is_ok());
+
+    let other = WORLD.view(&(text.clone() + &list("ours", &"77".repeat(16))));
+    let denied = judge(&other, &admission, TdxSpec::default(), &binder(1), 60, 61);
+    assert_eq!(reason(denied), Reason::PlatformNotAllowed);
+    // A list that does not exist guards as well, and says so.
+    let dangling = WORLD.build(&(text + &list("theirs", &enrolled)));
+    assert_eq!(dangling.rejected.len(), 1);
+    assert!(
+        dangling.rejected[0].1.contains("there is no PlatformList payments/ours"),
+        "{:?}",
+        dangling.rejected
+    );
+    let denial = judge(&dangling.view, &admission, TdxSpec::default(), &binder(1), 60, 61).unwrap_err();
+    assert_eq!(denial.reason, Reason::PlatformNotAllowed);
+    assert!(denial.to_string().contains("there is no PlatformList payments/ours"), "{denial}");
+}

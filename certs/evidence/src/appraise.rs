@@ -96,18 +96,34 @@ fn check_common(checks: &mut Checks, claims: &Claims, common: &Common) {
             checks.refuse(Reason::UntrustedRoot, "root", checks::list(vendors, "no root"), root.to_string());
         }
     }
-    if let Some(allowed) = &common.platforms {
-        let platform = claims.platform();
-        if !platform.as_ref().is_some_and(|p| allowed.contains(&p.value)) {
-            checks.refuse(
-                Reason::PlatformNotAllowed,
-                "platforms",
-                format!("one of the {} platforms that the policy lists", allowed.len()),
-                platform
-                    .map_or_else(|| "evidence that does not name its machine".to_owned(), |p| p.to_string()),
-            );
-        }
+    check_platform(checks, claims, common);
+}
+
+fn check_platform(checks: &mut Checks, claims: &Claims, common: &Common) {
+    let (named, lists) = (common.platforms.as_ref(), &common.platform_lists);
+    if named.is_none() && lists.is_empty() {
+        return;
     }
+    let platform = claims.platform();
+    let enrolled = |id: &str| {
+        let key = (claims.tee, id.to_owned());
+        lists.iter().any(|list| list.members.as_ref().is_some_and(|members| members.contains(&key)))
+    };
+    if platform.as_ref().is_some_and(|p| named.is_some_and(|n| n.contains(&p.value)) || enrolled(&p.value)) {
+        return;
+    }
+    let members = lists.iter().filter_map(|list| list.members.as_ref());
+    let count = named.map_or(0, Vec::len)
+        + members.map(|m| m.iter().filter(|(tee, _)| *tee == claims.tee).count()).sum::<usize>();
+    let missing: Vec<_> =
+        lists.iter().filter(|list| list.members.is_none()).map(|list| list.name.as_str()).collect();
+    let mut expected = format!("one of the {count} platforms that the policy lists");
+    if !missing.is_empty() {
+        expected.push_str(&format!("; there is no PlatformList {}", missing.join(", ")));
+    }
+    let presented =
+        platform.map_or_else(|| "evidence that does not name its machine".to_owned(), |p| p.to_string());
+    checks.refuse(Reason::PlatformNotAllowed, "platforms", expected, presented);
 }
 
 /// Claims are only as good as what they rest on is valid, and evidence ages.

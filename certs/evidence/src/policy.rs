@@ -5,8 +5,9 @@
 
 mod events;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 pub use self::events::{EventContent, EventReference, EventReferences};
 use crate::amd::tcb::{Product, TcbVersion};
@@ -128,10 +129,23 @@ pub struct Common {
     pub emulated_roots: Vec<Fingerprint>,
     /// Allowed platform identities in lower-case hexadecimal; `None` for any.
     pub platforms: Option<Vec<String>>,
+    /// Lists of allowed platforms. A platform has to be among [`Common::platforms`]
+    /// or on one of these, as soon as there is either.
+    pub platform_lists: Vec<Arc<PlatformList>>,
     /// The names of the [`References`] sets that hold the measurements, as
     /// `namespace/name`. Empty: measurements are not compared, which only a
     /// policy that says `measurements: Any` has.
     pub references: Vec<String>,
+}
+
+/// Machines that an operator enrolled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlatformList {
+    /// The name of the resource, `namespace/name`.
+    pub name: String,
+    /// The platform identities in lower-case hexadecimal; `None` when there is no
+    /// such resource, so that nobody is on it.
+    pub members: Option<HashSet<(Tee, String)>>,
 }
 
 /// Rules about Intel's TCB.

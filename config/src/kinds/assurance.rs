@@ -125,7 +125,8 @@ impl AttestationPolicySpec {
         for (i, alternative) in self.any_of.iter().enumerate() {
             if self.level == Level::L3 && !alternative.names_platforms() {
                 let tee = Tee::from(alternative.tee()).name();
-                let message = "L3 admits listed machines only: give `platforms`".to_owned();
+                let message =
+                    "L3 admits listed machines only: give `platforms` or `platformsFrom`".to_owned();
                 report(spec.key("anyOf").index(i).key(tee), message);
             }
         }

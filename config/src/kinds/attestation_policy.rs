@@ -216,10 +216,16 @@ pub struct TdxBlock {
     /// nothing about hardware. They are accepted in addition to `roots`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub emulated_roots: Vec<Hex<32>>,
-    /// Any of: the machines (PPID, or PIID with several packages). Left out: every machine.
+    /// Any of: the machines (PPID, or PIID with several packages). Without this
+    /// and `platformsFrom`: every machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub platforms: Option<Vec<Hex<16>>>,
+    /// Any of: names of PlatformLists in the same namespace, whose machines are
+    /// accepted as those of `platforms` are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub platforms_from: Option<Vec<Name>>,
     /// Any of: accepted TCB statuses. Left out: UpToDate.
     #[serde(default = "up_to_date", skip_serializing_if = "is_up_to_date")]
     #[schemars(length(min = 1))]
@@ -276,10 +282,16 @@ pub struct SgxBlock {
     /// nothing about hardware. They are accepted in addition to `roots`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub emulated_roots: Vec<Hex<32>>,
-    /// Any of: the machines (PPID, or PIID with several packages). Left out: every machine.
+    /// Any of: the machines (PPID, or PIID with several packages). Without this
+    /// and `platformsFrom`: every machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub platforms: Option<Vec<Hex<16>>>,
+    /// Any of: names of PlatformLists in the same namespace, whose machines are
+    /// accepted as those of `platforms` are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub platforms_from: Option<Vec<Name>>,
     /// Any of: accepted TCB statuses. Left out: UpToDate.
     #[serde(default = "up_to_date", skip_serializing_if = "is_up_to_date")]
     #[schemars(length(min = 1))]
@@ -316,12 +328,17 @@ pub struct SnpBlock {
     /// nothing about hardware. They are accepted in addition to `roots`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub emulated_roots: Vec<Hex<32>>,
-    /// Any of: the machines (CHIP_ID). Left out: every machine.
+    /// Any of: the machines (CHIP_ID). Without this and `platformsFrom`: every machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub platforms: Option<Vec<Hex<64>>>,
-    /// Any of: processor families. Left out: all but Milan, whose chip keys
-    /// have been extracted and which therefore has to be named.
+    /// Any of: names of PlatformLists in the same namespace, whose machines are
+    /// accepted as those of `platforms` are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub platforms_from: Option<Vec<Name>>,
+    /// Any of: processor families. Left out: all but Milan, whose chip keys have
+    /// been extracted: it has to be named, and its machines have to be listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub products: Option<Vec<Product>>,
@@ -399,38 +416,6 @@ impl From<TcbStatus> for claims::TcbStatus {
     }
 }
 
-impl Alternative {
-    /// The kind of TEE.
-    #[must_use]
-    pub const fn tee(&self) -> TeeKind {
-        match self {
-            Self::Tdx(_) => TeeKind::Tdx,
-            Self::Sgx(_) => TeeKind::Sgx,
-            Self::SevSnp(_) => TeeKind::SevSnp,
-        }
-    }
-
-    /// The measurements.
-    #[must_use]
-    pub const fn measurements(&self) -> &Measurements {
-        match self {
-            Self::Tdx(b) => &b.measurements,
-            Self::Sgx(b) => &b.measurements,
-            Self::SevSnp(b) => &b.measurements,
-        }
-    }
-
-    /// Whether only listed machines are accepted.
-    #[must_use]
-    pub const fn names_platforms(&self) -> bool {
-        match self {
-            Self::Tdx(b) => b.platforms.is_some(),
-            Self::Sgx(b) => b.platforms.is_some(),
-            Self::SevSnp(b) => b.platforms.is_some(),
-        }
-    }
-}
-
 impl AttestationPolicySpec {
     pub(super) fn check(&self, spec: &Path, report: &mut dyn FnMut(Path, String)) {
         self.selector.check(&spec.key("selector"), report);
@@ -442,25 +427,8 @@ impl AttestationPolicySpec {
             report(spec.key("freshness").key("maxEvidenceAge"), message);
         }
         for (i, alternative) in self.any_of.iter().enumerate() {
-            let path = spec.key("anyOf").index(i);
-            let (block, advisories) = match alternative {
-                Alternative::Tdx(b) => (path.key("tdx"), &b.advisories),
-                Alternative::Sgx(b) => (path.key("sgx"), &b.advisories),
-                Alternative::SevSnp(_) => continue,
-            };
-            for (i, id) in advisories.iter().flatten().enumerate() {
-                if !is_advisory(id) {
-                    let message = format!("`{id}` is not an advisory such as INTEL-SA-00615");
-                    report(block.key("advisories").index(i), message);
-                }
-            }
+            let tee = claims::Tee::from(alternative.tee());
+            alternative.check(&spec.key("anyOf").index(i).key(tee.name()), report);
         }
     }
-}
-
-fn is_advisory(id: &str) -> bool {
-    id.strip_prefix("INTEL-").is_some_and(|rest| {
-        (1..=32).contains(&rest.len())
-            && rest.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'-')
-    })
 }

@@ -3,9 +3,11 @@
 //! The documentation of each field is the description in its JSON Schema, and
 //! says of every list whether any or all of its items must hold.
 
+mod alternative;
 pub mod assurance;
 pub mod attestation_policy;
 pub mod authorization_policy;
+pub mod platform_list;
 pub mod reference_values;
 pub mod scalar;
 pub mod sev_snp;
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use attestation_policy::AttestationPolicySpec;
 pub use authorization_policy::AuthorizationPolicySpec;
+pub use platform_list::PlatformListSpec;
 pub use reference_values::ReferenceValuesSpec;
 pub use trust_domain::TrustDomainSpec;
 pub use workload_identity::WorkloadIdentitySpec;
@@ -70,6 +73,7 @@ pub(crate) fn check(resource: &Resource, report: &mut dyn FnMut(Path, String)) {
         Resource::WorkloadIdentity(_, s) => s.check(&spec, report),
         Resource::AttestationPolicy(_, s) => s.check(&spec, report),
         Resource::ReferenceValues(_, s) => s.check(&spec, report),
+        Resource::PlatformList(_, s) => s.check(&spec, report),
         Resource::AuthorizationPolicy(_, s) => s.check(&spec, report),
     }
 }

@@ -32,6 +32,7 @@ pub(crate) fn format_check(format: &str) -> Option<Check> {
         "ip-address" => |t| Ip::parse(t).map(drop),
         "workload-name" => |t| WorkloadName::parse(t).map(drop),
         "file-path" => |t| FilePath::parse(t).map(drop),
+        "platform-id" => |t| PlatformId::parse(t).map(drop),
         "hex-6" => Hex::<6>::check,
         "hex-8" => Hex::<8>::check,
         "hex-16" => Hex::<16>::check,
@@ -131,6 +132,10 @@ text!(
     /// `namespace/name`, or a name in the namespace `default`.
     WorkloadName(String), "workload-name", "^([a-z0-9-]+/)?[a-z0-9.-]+$",
     parse_workload_name, |v, f| f.write_str(v)
+);
+text!(
+    /// The identity of a machine: 16 or 64 bytes as lower-case hexadecimal digits.
+    PlatformId(String), "platform-id", "^([0-9a-f]{32}|[0-9a-f]{128})$", parse_platform_id, |v, f| f.write_str(v)
 );
 text!(
     /// A host (name, IPv4 address, or IPv6 address in brackets) and a port.
@@ -252,6 +257,14 @@ fn parse_workload_name(text: &str) -> Result<String, String> {
     let namespace = parse_label(namespace)?;
     let name = parse_name(name)?;
     Ok(format!("{namespace}/{name}"))
+}
+
+fn parse_platform_id(text: &str) -> Result<String, String> {
+    let read = match text.len() {
+        128 => Hex::<64>::parse(text).map(drop),
+        _ => Hex::<16>::parse(text).map(drop),
+    };
+    read.map(|()| text.to_owned())
 }
 
 fn parse_host_port(text: &str) -> Result<String, String> {

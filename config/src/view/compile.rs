@@ -1,9 +1,12 @@
 //! From what operators write to what the appraisal reads.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use countersign_evidence::anchors::{Anchors, Fingerprint};
 use countersign_evidence::policy::{
-    self as compiled, Common, EventContent, EventReference, EventRule, IntelTcbRule, Level, Policy,
-    PolicyRef, ReferenceSet, SgxReference, SgxRule, SnpReference, SnpRule, TdxReference, TdxRule,
+    self as compiled, Common, EventContent, EventReference, EventRule, IntelTcbRule, Level, PlatformList,
+    Policy, PolicyRef, ReferenceSet, SgxReference, SgxRule, SnpReference, SnpRule, TdxReference, TdxRule,
 };
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::Form;
@@ -14,8 +17,9 @@ use crate::kinds::attestation_policy::{
     Alternative, AnyOrNone, AttestationPolicySpec, CrlUse, EvidenceForm, Measurements, Mode, RuntimeEvents,
     SgxBlock, SnpBlock, TcbStatus, TdxBlock,
 };
+use crate::kinds::platform_list::PlatformListSpec;
 use crate::kinds::reference_values::ReferenceValuesSpec;
-use crate::kinds::scalar::{Duration, Hex, Pattern};
+use crate::kinds::scalar::{Duration, Hex, Name, Pattern};
 use crate::resource::{Key, Kind, Metadata};
 
 /// An AttestationPolicy, ready to be applied.
@@ -40,10 +44,12 @@ impl HopPolicy {
         metadata: &Metadata,
         spec: &AttestationPolicySpec,
         json: String,
+        lists: &PlatformLists,
         generation: u64,
     ) -> Self {
         let namespace = &metadata.namespace;
-        let any_of = spec.any_of.iter().map(|a| alternative(a, namespace)).collect();
+        let scope = Scope { namespace, lists };
+        let any_of = spec.any_of.iter().map(|a| alternative(a, scope)).collect();
         let key =
             Key { kind: Kind::AttestationPolicy, namespace: namespace.clone(), name: metadata.name.clone() };
         let name = PolicyRef { namespace: namespace.clone(), name: metadata.name.clone(), generation };
@@ -111,6 +117,12 @@ impl HopPolicy {
         self.policy.any_of.iter().any(wants)
     }
 
+    /// The PlatformLists that it names and that do not exist, as `namespace/name`.
+    pub(super) fn missing_lists(&self) -> impl Iterator<Item = &str> {
+        let lists = self.policy.any_of.iter().flat_map(|a| &common_of(a).platform_lists);
+        lists.filter(|list| list.members.is_none()).map(|list| list.name.as_str())
+    }
+
     /// The sets of Reference Values that it names, as `namespace/name`.
     pub(super) fn references(&self) -> impl Iterator<Item = &String> {
         self.policy.any_of.iter().flat_map(|a| common_of(a).references.iter().chain(events_of(a)))
@@ -142,6 +154,14 @@ fn demand(index: usize, alternative: &Alternative) -> String {
     } else {
         format!("measurements of {}", names.join(" or "))
     };
+    let machines = match (alternative.platform_lists(), alternative.names_platforms()) {
+        ([], false) => String::new(),
+        ([], true) => ", listed machines".to_owned(),
+        (lists, _) => {
+            let names: Vec<&str> = lists.iter().map(|n| n.0.as_str()).collect();
+            format!(", machines of {}", names.join(" or "))
+        }
+    };
     let (emulated, more) = match alternative {
         Alternative::Tdx(b) => {
             let more = format!("{}{}", statuses(&b.tcb_status), events(b.runtime_events.as_ref()));
@@ -151,7 +171,7 @@ fn demand(index: usize, alternative: &Alternative) -> String {
         Alternative::SevSnp(b) => (!b.emulated_roots.is_empty(), format!("VMPL {}", b.vmpl)),
     };
     let emulated = if emulated { ", emulated platforms admitted" } else { "" };
-    format!("anyOf[{index}].{tee}: {measurements}, {more}{emulated}")
+    format!("anyOf[{index}].{tee}: {measurements}, {more}{machines}{emulated}")
 }
 
 fn statuses(statuses: &[TcbStatus]) -> String {
@@ -171,17 +191,45 @@ fn events(events: Option<&RuntimeEvents>) -> String {
     }
 }
 
-fn alternative(alternative: &Alternative, namespace: &str) -> compiled::Alternative {
-    match alternative {
-        Alternative::Tdx(block) => compiled::Alternative::Tdx(tdx(block, namespace)),
-        Alternative::Sgx(block) => compiled::Alternative::Sgx(sgx(block, namespace)),
-        Alternative::SevSnp(block) => compiled::Alternative::SevSnp(snp(block, namespace)),
+/// The lists of machines by `namespace/name`, each of which many policies share.
+pub(super) type PlatformLists = BTreeMap<String, Arc<PlatformList>>;
+
+/// Where the names of a policy are looked up.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    namespace: &'a str,
+    lists: &'a PlatformLists,
+}
+
+impl Scope<'_> {
+    fn qualified(self, name: &Name) -> String {
+        format!("{}/{name}", self.namespace)
+    }
+
+    fn list(self, name: &Name) -> Arc<PlatformList> {
+        let name = self.qualified(name);
+        match self.lists.get(&name) {
+            Some(list) => Arc::clone(list),
+            None => Arc::new(PlatformList { name, members: None }),
+        }
     }
 }
 
-fn tdx(block: &TdxBlock, namespace: &str) -> TdxRule {
+fn alternative(alternative: &Alternative, scope: Scope<'_>) -> compiled::Alternative {
+    match alternative {
+        Alternative::Tdx(block) => compiled::Alternative::Tdx(tdx(block, scope)),
+        Alternative::Sgx(block) => compiled::Alternative::Sgx(sgx(block, scope)),
+        Alternative::SevSnp(block) => compiled::Alternative::SevSnp(snp(block, scope)),
+    }
+}
+
+fn tdx(block: &TdxBlock, scope: Scope<'_>) -> TdxRule {
     TdxRule {
-        common: common(&block.roots, &block.emulated_roots, &block.platforms, &block.measurements, namespace),
+        common: Common {
+            platforms: listed(&block.platforms),
+            platform_lists: block.platforms_from.iter().flatten().map(|name| scope.list(name)).collect(),
+            ..common(&block.roots, &block.emulated_roots, &block.measurements, scope)
+        },
         tcb: IntelTcbRule {
             accepted: block.tcb_status.iter().map(|s| (*s).into()).collect(),
             advisories: block.advisories.clone(),
@@ -198,16 +246,20 @@ fn tdx(block: &TdxBlock, namespace: &str) -> TdxRule {
             None => EventRule::Unchecked,
             Some(RuntimeEvents::Literal(AnyOrNone::None)) => EventRule::Nothing,
             Some(RuntimeEvents::Literal(AnyOrNone::Any)) => EventRule::Anything,
-            Some(RuntimeEvents::Approved(approved)) => EventRule::Admitted(
-                approved.names().iter().map(|name| format!("{namespace}/{name}")).collect(),
-            ),
+            Some(RuntimeEvents::Approved(approved)) => {
+                EventRule::Admitted(approved.names().iter().map(|name| scope.qualified(name)).collect())
+            }
         },
     }
 }
 
-fn sgx(block: &SgxBlock, namespace: &str) -> SgxRule {
+fn sgx(block: &SgxBlock, scope: Scope<'_>) -> SgxRule {
     SgxRule {
-        common: common(&block.roots, &block.emulated_roots, &block.platforms, &block.measurements, namespace),
+        common: Common {
+            platforms: listed(&block.platforms),
+            platform_lists: block.platforms_from.iter().flatten().map(|name| scope.list(name)).collect(),
+            ..common(&block.roots, &block.emulated_roots, &block.measurements, scope)
+        },
         tcb: IntelTcbRule {
             accepted: block.tcb_status.iter().map(|s| (*s).into()).collect(),
             advisories: block.advisories.clone(),
@@ -218,13 +270,17 @@ fn sgx(block: &SgxBlock, namespace: &str) -> SgxRule {
     }
 }
 
-fn snp(block: &SnpBlock, namespace: &str) -> SnpRule {
+fn snp(block: &SnpBlock, scope: Scope<'_>) -> SnpRule {
     let (platform_info_set, platform_info_clear) =
         block.platform_info.as_ref().map_or((0, 0), |flags| flags.masks());
     let (policy_set, policy_clear) = block.guest_policy.as_ref().map_or((0, 0), |flags| flags.masks());
     let digests = |list: &Option<Vec<Hex<48>>>| list.as_ref().map(|l| l.iter().map(|h| h.0).collect());
     SnpRule {
-        common: common(&block.roots, &block.emulated_roots, &block.platforms, &block.measurements, namespace),
+        common: Common {
+            platforms: listed(&block.platforms),
+            platform_lists: block.platforms_from.iter().flatten().map(|name| scope.list(name)).collect(),
+            ..common(&block.roots, &block.emulated_roots, &block.measurements, scope)
+        },
         products: block.products.iter().flatten().map(|p| (*p).into()).collect(),
         min_tcb: block.min_tcb.map(Into::into),
         vmpl: u32::from(block.vmpl),
@@ -241,19 +297,31 @@ fn snp(block: &SnpBlock, namespace: &str) -> SnpRule {
     }
 }
 
-fn common<const N: usize>(
+fn listed<const N: usize>(platforms: &Option<Vec<Hex<N>>>) -> Option<Vec<String>> {
+    platforms.as_ref().map(|list| list.iter().map(Hex::to_string).collect())
+}
+
+fn common(
     roots: &Option<Vec<Hex<32>>>,
     emulated_roots: &[Hex<32>],
-    platforms: &Option<Vec<Hex<N>>>,
     measurements: &Measurements,
-    namespace: &str,
+    scope: Scope<'_>,
 ) -> Common {
     let fingerprints = |list: &[Hex<32>]| list.iter().map(|h| Fingerprint(h.0)).collect();
     Common {
         roots: roots.as_deref().map(fingerprints),
         emulated_roots: fingerprints(emulated_roots),
-        platforms: platforms.as_ref().map(|list| list.iter().map(Hex::to_string).collect()),
-        references: measurements.names().iter().map(|name| format!("{namespace}/{name}")).collect(),
+        references: measurements.names().iter().map(|name| scope.qualified(name)).collect(),
+        ..Common::default()
+    }
+}
+
+/// A list of machines, ready to be compared with.
+pub(super) fn platform_list(metadata: &Metadata, spec: &PlatformListSpec) -> PlatformList {
+    let members = spec.platforms.iter().map(|platform| (platform.tee.into(), platform.id.0.clone()));
+    PlatformList {
+        name: format!("{}/{}", metadata.namespace, metadata.name),
+        members: Some(members.collect()),
     }
 }
 

@@ -10,8 +10,8 @@ use crate::claims::{
     TdxClaims, Window,
 };
 use crate::policy::{
-    IntelTcbRule, PolicyRef, ReferenceSet, SgxReference, SgxRule, SnpReference, SnpRule, TdxReference,
-    TdxRule,
+    IntelTcbRule, PlatformList, PolicyRef, ReferenceSet, SgxReference, SgxRule, SnpReference, SnpRule,
+    TdxReference, TdxRule,
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -432,6 +432,27 @@ fn machines_that_are_not_enrolled_are_refused() {
         "an empty list allows nobody"
     );
     assert_eq!(tdx_findings(|_, r| r.common.platforms = None), ALLOWED);
+}
+
+#[test]
+fn machines_can_be_enrolled_in_lists() {
+    let refused = one(Reason::PlatformNotAllowed, "platforms");
+    let ppid = hex::encode(tdx().platform.ppid);
+    let list = |members: Option<&[(Tee, &str)]>| {
+        let owned = |m: &[(Tee, &str)]| m.iter().map(|(tee, id)| (*tee, (*id).to_owned())).collect();
+        Arc::new(PlatformList { name: "n/ours".to_owned(), members: members.map(owned) })
+    };
+    let with = |named: Option<Vec<String>>, lists: Vec<Arc<PlatformList>>| {
+        tdx_findings(|_, r| (r.common.platforms, r.common.platform_lists) = (named, lists))
+    };
+    let (ours, other) =
+        (list(Some(&[(Tee::Tdx, &ppid)])), list(Some(&[(Tee::Sgx, &ppid), (Tee::Tdx, "00")])));
+    assert_eq!(with(None, vec![Arc::clone(&ours)]), ALLOWED);
+    assert_eq!(with(Some(vec![]), vec![Arc::clone(&other), ours]), ALLOWED);
+    assert_eq!(with(Some(vec![ppid]), vec![Arc::clone(&other)]), ALLOWED);
+    assert_eq!(with(None, vec![other]), refused, "enrolled for another kind of TEE");
+    assert_eq!(with(None, vec![list(Some(&[]))]), refused, "an empty list allows nobody");
+    assert_eq!(with(None, vec![list(None)]), refused, "nor does one that does not exist");
 }
 
 #[test]
