@@ -1,6 +1,7 @@
 //! The commands, one module each.
 
 mod apply;
+mod attest;
 mod completions;
 mod connect;
 mod delete;
@@ -56,6 +57,8 @@ enum Command {
     Status(status::Args),
     /// Say whether one workload may call another, and why
     Explain(explain::Args),
+    /// Watch the hops of the mesh prove themselves
+    Attest(attest::Args),
     /// Verify evidence or a certificate offline: a tree of checks
     Verify(verify::Args),
     /// Show what a certificate says, without verifying it
@@ -90,6 +93,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result {
         Command::Validate(args) => validate::run(&args, out),
         Command::Status(args) => status::run(&args, out),
         Command::Explain(args) => explain::run(&args, out),
+        Command::Attest(args) => attest::run(&args, out),
         Command::Verify(args) => verify::run(&args, out),
         Command::Inspect(args) => inspect::run(&args, out),
         Command::Connect(args) => connect::run(&args, out),
