@@ -24,7 +24,7 @@ use countersign_evidence::evidence::media_type;
 use countersign_evidence::intel::QuoteBody;
 use countersign_evidence::{Evidence, RegisterState, UnixTime};
 use countersign_quoting::broker::{Access, Client, Code, Limits, Request, Response, Server, Socket, Who};
-use countersign_quoting::{Event, Local, Options, QuoteError, Quoter, Source, SourceError, Subject, Urgency};
+use countersign_quoting::{Event, Local, Options, Quoter, Source, Subject, Urgency};
 use countersign_ratls::binding::key_report_data;
 use support::{Act, Device, Driver, check, context, core, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -234,8 +234,8 @@ async fn what_the_device_says_reaches_the_client() {
     // A device that hangs behind the broker is an error here, in the broker's time.
     let error = proxy.key(&context(1)).await.unwrap_err().to_string();
     assert!(error.contains("no answer of the device in 50ms"), "{error}");
-    let error = proxy.key(&context(1)).await.unwrap_err();
-    assert!(matches!(error, QuoteError::Source(SourceError::Overloaded(_))), "{error}");
+    let error = proxy.key(&context(1)).await.unwrap_err().to_string();
+    assert!(error.contains("the quoting device does not answer"), "{error}");
     device.wake();
     let works = async {
         while proxy.key(&context(1)).await.is_err() {
@@ -412,6 +412,19 @@ async fn who_may_only_measure_gets_no_quote() {
     let broker = Broker::with(Arc::new(Local::new(tdx())), access, Limits::default()).await;
     let denied = Client::measure(&broker.path(), event("/bin/a")).await.unwrap_err().to_string();
     assert!(denied.contains("this user may not ask for this"), "{denied}");
+}
+
+#[tokio::test]
+async fn a_broker_that_ends_does_not_wait_for_those_who_watch() {
+    let limits = Limits { watch: 2 * LONG, grace: 2 * LONG, ..Limits::default() };
+    let broker = Broker::with(Arc::new(Local::new(tdx())), ourselves(), limits).await;
+    let mut watching = broker.connect().await;
+    watching.write_all(&framed(&Request::Watch(0).encode())).await.unwrap();
+    // Answered later than the request above was taken up.
+    Client::status(&broker.path()).await.unwrap();
+    broker.end.send(()).unwrap();
+    timeout(LONG, broker.task).await.unwrap().unwrap();
+    assert_eq!(answer(&rest(&mut watching).await), Response::Events(0));
 }
 
 #[tokio::test]

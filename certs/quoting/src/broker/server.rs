@@ -6,16 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use countersign_evidence::{Finding, Reason};
 use countersign_ratls::throttle::Throttle;
 use tokio::net::UnixStream;
 use tokio::net::unix::UCred;
+use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 
 use super::access::{Access, Rights};
 use super::frame;
 use super::message::{Code, MAX_REQUEST, Request, Response, Status};
 use super::socket::Socket;
-use crate::error::{QuoteError, SourceError};
 use crate::event::Event;
 use crate::quoter::{Quoter, QuotingTask};
 use crate::schedule::Options;
@@ -110,6 +111,7 @@ impl Server {
             }
             // The file goes first, so that the next broker can take the place.
             drop(socket);
+            porch.ending.send_replace(true);
             let finish = async {
                 while let Some(ended) = porch.connections.join_next_with_id().await {
                     porch.left(Some(ended));
@@ -135,6 +137,8 @@ struct Porch {
     throttle: Throttle,
     connections: JoinSet<()>,
     users: HashMap<Id, u32>,
+    /// Whether the broker ends: nobody needs to wait for events any more.
+    ending: watch::Sender<bool>,
     started: Instant,
 }
 
@@ -148,6 +152,7 @@ impl Porch {
             throttle: Throttle::default(),
             connections: JoinSet::new(),
             users: HashMap::new(),
+            ending: watch::Sender::new(false),
             started: Instant::now(),
         }
     }
@@ -179,6 +184,7 @@ impl Porch {
                 limits: self.limits.clone(),
                 source: Arc::clone(&self.source),
                 quoter: self.quoter.clone(),
+                ending: self.ending.subscribe(),
             };
             let handle = self.connections.spawn(guest.serve());
             self.users.insert(handle.id(), peer.uid());
@@ -237,6 +243,7 @@ struct Guest {
     limits: Limits,
     source: Arc<dyn Source>,
     quoter: Quoter,
+    ending: watch::Receiver<bool>,
 }
 
 impl Guest {
@@ -291,10 +298,8 @@ impl Guest {
                 Ok(Response::Evidence((*produced).clone()))
             }
             Err(error) => {
-                let code = match &error {
-                    QuoteError::Refused(_) | QuoteError::Source(SourceError::Overloaded(_)) => {
-                        Code::Overloaded
-                    }
+                let code = match Finding::from(error.clone()).reason {
+                    Reason::Overloaded => Code::Overloaded,
                     _ => Code::Device,
                 };
                 tracing::warn!(uid, gid, pid, purpose, count, %error, "not quoted");
@@ -320,10 +325,11 @@ impl Guest {
     }
 
     /// Waits for another event for as long as the client is there, in bounded time.
-    async fn watch(&self, known: u64) -> Result<Response, Closed> {
+    async fn watch(&mut self, known: u64) -> Result<Response, Closed> {
         tokio::select! {
             biased;
             count = self.source.moved(known) => Ok(Response::Events(count)),
+            _ = self.ending.wait_for(|ending| *ending) => Ok(Response::Events(known)),
             () = tokio::time::sleep(self.limits.watch) => Ok(Response::Events(known)),
             why = leaving(&self.stream) => Err(why),
         }
