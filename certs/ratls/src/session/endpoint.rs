@@ -26,6 +26,9 @@ use crate::peer::Presented;
 /// hop before its gate holds at most twice as much (section 2.3).
 const EVIDENCE: std::ops::RangeInclusive<usize> = 4 << 10..=256 << 10;
 
+/// No time in a demand is longer. What operators may write is far below.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
 /// One end of a hop, client or server.
 ///
 /// After every call, do what [`Endpoint::poll`] says until it says
@@ -378,6 +381,10 @@ fn check(demands: &Demands, offer: &Offer) -> Result<(), Finding> {
     }
     if bound && demands.accepted.is_empty() {
         return Err(unusable("a media type that is accepted", "none"));
+    }
+    let longest = demands.interval.max(demands.response).max(demands.gate).max(demands.drain_grace);
+    if longest > LONGEST || demands.interval.is_zero() {
+        return Err(unusable("times of at most a day", &format!("{} s", longest.as_secs())));
     }
     if !EVIDENCE.contains(&demands.max_evidence) {
         return Err(unusable("room for evidence from 4 KiB to 256 KiB", &demands.max_evidence.to_string()));

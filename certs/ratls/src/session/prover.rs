@@ -120,7 +120,7 @@ impl Prover {
         let challenged = Challenged {
             core,
             nonce,
-            deadline: now.monotonic + wait,
+            deadline: now.monotonic.saturating_add(wait),
             event_log: event_log.then(|| challenge.event_log_from.unwrap_or_default()),
         };
         let spaced = self.quoted_at.map_or(now.monotonic, |at| at.saturating_add(SPACING));

@@ -299,6 +299,9 @@ fn demands_that_make_no_session_are_refused() {
         Demands { accepted: vec![format!("a/{}", "b".repeat(250)); 9], ..demands() },
         Demands { max_evidence: 1 << 20, ..demands() },
         Demands { max_evidence: 0, ..demands() },
+        Demands { interval: std::time::Duration::MAX, ..demands() },
+        Demands { interval: std::time::Duration::ZERO, ..demands() },
+        Demands { drain_grace: std::time::Duration::MAX, ..demands() },
     ] {
         assert_eq!(refused(terms, offer()), Reason::Internal);
     }
