@@ -226,6 +226,28 @@ impl Client {
         Ok(self.inner.list(request).await.map_err(|status| refused(&status))?.into_inner())
     }
 
+    /// Every machine that was seen or is approved.
+    pub(crate) async fn platforms(&mut self) -> Result<proto::PlatformsResponse> {
+        let asked = self.inner.platforms(proto::PlatformsRequest {}).await;
+        Ok(asked.map_err(|status| refused(&status))?.into_inner())
+    }
+
+    /// Puts a machine on a PlatformList.
+    pub(crate) async fn approve_platform(
+        &mut self,
+        request: proto::ApprovePlatformRequest,
+    ) -> Result<proto::EnrolResponse> {
+        Ok(self.inner.approve_platform(request).await.map_err(|status| refused(&status))?.into_inner())
+    }
+
+    /// Takes a machine away from PlatformLists.
+    pub(crate) async fn revoke_platform(
+        &mut self,
+        request: proto::RevokePlatformRequest,
+    ) -> Result<proto::EnrolResponse> {
+        Ok(self.inner.revoke_platform(request).await.map_err(|status| refused(&status))?.into_inner())
+    }
+
     /// Whether one may call another, and why.
     pub(crate) async fn explain(&mut self, request: proto::ExplainRequest) -> Result<proto::ExplainResponse> {
         Ok(self.inner.explain(request).await.map_err(|status| refused(&status))?.into_inner())

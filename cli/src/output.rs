@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use countersign_config::problem::Severity;
 
 use crate::failure::Failure;
@@ -29,6 +29,8 @@ pub(crate) const NAME: Style = AnsiColor::Cyan.on_default();
 
 /// A run of hexadecimal digits that is a digest, and no number or port.
 const LONG_DIGEST: usize = 24;
+/// The width up to which the first column of a table is not broken.
+const MAX_NAME: u16 = 32;
 
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -44,13 +46,45 @@ pub(crate) enum Format {
 #[derive(Debug)]
 pub(crate) struct Output {
     width: u16,
+    height: u16,
 }
 
 impl Output {
     /// For this process.
     pub(crate) fn new() -> Self {
-        let terminal = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col);
-        Self { width: terminal.filter(|width| *width >= 40).unwrap_or(100) }
+        let mut output = Self { width: 100, height: 25 };
+        output.measure();
+        output
+    }
+
+    /// The size of the terminal, which may change while something is shown.
+    fn measure(&mut self) {
+        let Ok(size) = rustix::termios::tcgetwinsize(io::stdout()) else { return };
+        if size.ws_col >= 40 {
+            self.width = size.ws_col;
+        }
+        if size.ws_row >= 5 {
+            self.height = size.ws_row;
+        }
+    }
+
+    /// Replaces what the terminal shows by as many of these lines as fit.
+    pub(crate) fn screen(&mut self, lines: &[String]) {
+        self.measure();
+        let room = usize::from(self.height).saturating_sub(1);
+        let mut shown: Vec<String> = lines.iter().take(room).cloned().collect();
+        if lines.len() > room {
+            let more = lines.len() - room;
+            shown.push(paint(DIM, &format!("{more} more lines: enlarge the terminal, or -o json")));
+        }
+        // Whoever wants no colour wants the lines in their places all the same.
+        if anstream::AutoStream::choice(&io::stdout()) == anstream::ColorChoice::Never {
+            shown.iter_mut().for_each(|line| *line = anstream::adapter::strip_str(line).to_string());
+        }
+        // To the top, each line with the rest of what it replaces, and all below.
+        let text = format!("\u{1b}[H{}\u{1b}[K\u{1b}[J", shown.join("\u{1b}[K\n"));
+        let mut out = io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 
     /// A line of the answer.
@@ -126,6 +160,17 @@ impl Output {
 
     /// A table that fits the terminal.
     pub(crate) fn table(&mut self, header: &[&str], rows: Vec<Vec<String>>) {
+        for line in self.table_lines(header, rows) {
+            self.line(line);
+        }
+    }
+
+    /// The lines of a table that fits the terminal.
+    pub(crate) fn table_lines(&mut self, header: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
+        self.measure();
+        // What names a row is there to be copied, so that it is not broken.
+        let names = rows.iter().filter_map(|row| row.first()).map(|name| name.chars().count());
+        let first = names.max().and_then(|width| u16::try_from(width).ok()).unwrap_or(0).min(MAX_NAME);
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_width(self.width);
@@ -133,9 +178,10 @@ impl Output {
         for row in rows {
             table.add_row(row.iter().map(|cell| clean(cell).into_owned()));
         }
-        for line in table.to_string().lines() {
-            self.line(line.trim_end());
+        if let Some(column) = table.column_mut(0) {
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(first + 2)));
         }
+        table.to_string().lines().map(|line| line.trim_end().to_owned()).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use countersign_config::{Key, Kind, Problem, Resource, parse};
 use countersign_ratls::TrustDomain;
 use countersign_wire::{MAX_BODY, MAX_ENTRIES};
 
-use crate::resources::{self, Kept, Resources};
+use crate::resources::{self, Kept, Resources, Set};
 use crate::store::{Change, Store, StoreError};
 
 /// Entries of a snapshot that are left for bundles and collateral.
@@ -51,6 +51,21 @@ pub enum AdmitError {
     Store(#[from] StoreError),
 }
 
+/// Why an edit changed nothing.
+#[derive(Debug)]
+pub(crate) enum EditError {
+    /// What is to be edited is not as it would have to be.
+    Refused(String),
+    /// What came of it was not admitted.
+    Admit(AdmitError),
+}
+
+impl From<AdmitError> for EditError {
+    fn from(error: AdmitError) -> Self {
+        Self::Admit(error)
+    }
+}
+
 /// The only writer of resources.
 #[derive(Debug)]
 pub struct Admission {
@@ -73,7 +88,32 @@ impl Admission {
     pub fn apply(&self, files: &[(String, String)], dry_run: bool) -> Result<Admitted, AdmitError> {
         let documents = read(files)?;
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.resources.load()?;
+        self.admit(&self.resources.load()?, documents, dry_run)
+    }
+
+    /// Replaces resources by what `edit` makes of those that are there, as if
+    /// they had been applied. Nobody writes in between.
+    ///
+    /// # Errors
+    /// What `edit` says, or every problem of what it made; then nothing changed.
+    pub(crate) fn edit<T>(
+        &self,
+        dry_run: bool,
+        edit: impl FnOnce(&Set) -> Result<(T, Vec<Resource>), String>,
+    ) -> Result<(T, Admitted), EditError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.resources.load().map_err(AdmitError::from)?;
+        let (made, resources) = edit(&before).map_err(EditError::Refused)?;
+        let documents = resources.iter().map(checked).collect::<Result<Vec<_>, _>>()?;
+        Ok((made, self.admit(&before, documents, dry_run)?))
+    }
+
+    fn admit(
+        &self,
+        before: &Set,
+        documents: Vec<(String, Resource)>,
+        dry_run: bool,
+    ) -> Result<Admitted, AdmitError> {
         let mut problems = Vec::new();
         let mut results = Vec::new();
         let mut changes = Vec::new();
@@ -146,6 +186,15 @@ impl Admission {
             problems.push(error(file, &key, &message));
         }
     }
+}
+
+/// A resource as if it had been written by somebody: with all of the rules of its kind.
+fn checked(resource: &Resource) -> Result<(String, Resource), AdmitError> {
+    let key = resource.key();
+    let named = |problem: Problem| Problem { file: key.to_string(), ..problem };
+    Resource::from_json(&resource.to_json())
+        .map(|resource| (key.to_string(), resource))
+        .map_err(|problems| AdmitError::Problems(problems.into_iter().map(named).collect()))
 }
 
 /// Reads all documents of all files.

@@ -23,9 +23,12 @@ use crate::clock::Clock;
 use crate::cut::Cut;
 use crate::keep::{Issued, Keep};
 use crate::metrics::Metrics;
+use crate::platforms::Platforms;
 
 /// Issuances between two looks for expired records.
 const FORGET_EVERY: u64 = 256;
+/// As which workload we ask ourselves for our own identity.
+const OURSELVES: &str = "control plane";
 /// The longest `namespace/name`.
 const MAX_WORKLOAD: usize = 512;
 
@@ -39,6 +42,7 @@ pub(crate) struct Issuer {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) count: std::sync::atomic::AtomicU64,
     pub(crate) throttle: Throttle,
+    pub(crate) platforms: Arc<Platforms>,
 }
 
 /// What is written down of the machine that an identity is issued to.
@@ -78,7 +82,8 @@ impl Issuer {
         caller.with_challenges(|open| open.take(&request.challenge, now.as_secs()))?;
         let view = self.view();
         let claims = view.verify_conveyed(&request.evidence, now)?;
-        let (id, verdict) = view.entitle(workload, &claims, now)?;
+        let entitled = view.entitle(workload, &claims, now);
+        let (id, verdict) = entitled.inspect_err(|denial| self.refused(&claims, workload, denial.reason))?;
         not_reserved(&id)?;
         same_as_before(caller, &id)?;
         let policy = verdict.policy.to_string();
@@ -135,7 +140,10 @@ impl Issuer {
             not_after,
         };
         // No certificate leaves that is not written down.
-        self.keep.record(&issued).map_err(|e| internal("a record of it", e.to_string()))?;
+        let asked_for = if workload.is_empty() { OURSELVES } else { workload };
+        Keep::record(&issued)
+            .and_then(|record| self.platforms.issued(machine.claims, asked_for, now.as_secs(), record))
+            .map_err(|e| internal("a record of it", e.to_string()))?;
         tracing::info!(
             target: "issuance", id = issued.id, workload, serial = issued.serial, tee = issued.tee,
             emulated = issued.emulated, platform = issued.platform, policy = issued.policy, not_after,
@@ -143,6 +151,13 @@ impl Issuer {
         );
         self.forget_sometimes(now.as_secs());
         Ok(chain)
+    }
+
+    /// The machine is written down all the same: an operator may want to enrol it.
+    fn refused(&self, claims: &Claims, workload: &str, reason: Reason) {
+        if let Err(e) = self.platforms.refused(claims, workload, self.clock.seconds(), reason) {
+            tracing::warn!(error = %e, "cannot write down which machine was refused");
+        }
     }
 
     fn forget_sometimes(&self, now: u64) {

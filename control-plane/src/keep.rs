@@ -92,12 +92,12 @@ impl Keep {
         self.write(MARKS, marks, None)
     }
 
-    /// Writes down an issuance and forgets those that expired, so that the log
-    /// is as long as the lifetime of certificates.
-    pub(crate) fn record(&self, issued: &Issued) -> Result<(), StoreError> {
+    /// What writes down an issuance. Those that expired are forgotten, so that the
+    /// log is as long as the lifetime of certificates.
+    pub(crate) fn record(issued: &Issued) -> Result<Change, StoreError> {
         let key = format!("{ISSUED}{:020}/{}", issued.not_after, issued.serial);
         let body = encode(&key, issued)?;
-        self.store.commit(&[Change::put(key, body, None)]).map(|_| ())
+        Ok(Change::put(key, body, None))
     }
 
     /// Forgets issuances that expired before `now`. Returns how many.
@@ -133,12 +133,12 @@ impl Keep {
     }
 }
 
-fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, StoreError> {
     serde_json::to_vec(value)
         .map_err(|e| StoreError::Damaged { key: key.to_owned(), why: format!("cannot be written: {e}") })
 }
 
-fn decode<T: DeserializeOwned>(stored: &Stored) -> Result<T, StoreError> {
+pub(crate) fn decode<T: DeserializeOwned>(stored: &Stored) -> Result<T, StoreError> {
     serde_json::from_slice(&stored.body)
         .map_err(|e| StoreError::Damaged { key: stored.key.clone(), why: e.to_string() })
 }

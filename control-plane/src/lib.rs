@@ -22,11 +22,13 @@ mod files;
 pub mod process;
 
 mod keep;
+mod platforms;
 pub mod store;
 
 pub mod admit;
 mod authority;
 mod collateral;
+mod enrol;
 mod resources;
 
 mod cut;

@@ -19,6 +19,7 @@ use crate::caller::{Caller, Class};
 use crate::clock::Clock;
 use crate::cut::Cut;
 use crate::metrics::Metrics;
+use crate::platforms::Platforms;
 use crate::ready::Ready;
 use crate::resources::{self, Resources};
 use crate::status::Proxies;
@@ -38,6 +39,7 @@ pub(crate) struct OperatorService(pub(crate) Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) admission: Arc<Admission>,
     pub(crate) resources: Arc<Resources>,
+    pub(crate) platforms: Arc<Platforms>,
     pub(crate) cuts: watch::Receiver<Arc<Cut>>,
     pub(crate) proxies: Arc<Proxies>,
     pub(crate) keys: Arc<Keys>,
@@ -157,6 +159,30 @@ impl Operator for OperatorService {
         operator(&request)?;
         self.0.explain(&request.into_inner()).map(Response::new)
     }
+
+    async fn platforms(
+        &self,
+        request: Request<proto::PlatformsRequest>,
+    ) -> Result<Response<proto::PlatformsResponse>, Status> {
+        operator(&request)?;
+        self.inventory().await.map(Response::new)
+    }
+
+    async fn approve_platform(
+        &self,
+        request: Request<proto::ApprovePlatformRequest>,
+    ) -> Result<Response<proto::EnrolResponse>, Status> {
+        let who = operator(&request)?;
+        self.approve(who, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn revoke_platform(
+        &self,
+        request: Request<proto::RevokePlatformRequest>,
+    ) -> Result<Response<proto::EnrolResponse>, Status> {
+        let who = operator(&request)?;
+        self.revoke(who, request.into_inner()).await.map(Response::new)
+    }
 }
 
 impl OperatorService {
@@ -164,12 +190,12 @@ impl OperatorService {
         Arc::clone(&self.0.cuts.borrow())
     }
 
-    fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.cut().snapshot.generation()
     }
 
     /// The generation that contains a revision of the store, once it is cut.
-    async fn generation_with(&self, revision: u64) -> u64 {
+    pub(crate) async fn generation_with(&self, revision: u64) -> u64 {
         let mut cuts = self.0.cuts.clone();
         let waited = tokio::time::timeout(CUT_WITHIN, cuts.wait_for(|cut| cut.revision >= revision)).await;
         match waited {
@@ -178,10 +204,10 @@ impl OperatorService {
         }
     }
 
-    async fn admit(
+    pub(crate) async fn admit<T: Send + 'static>(
         &self,
-        act: impl FnOnce() -> Result<Admitted, AdmitError> + Send + 'static,
-    ) -> Result<Result<Admitted, Vec<Problem>>, Status> {
+        act: impl FnOnce() -> Result<T, AdmitError> + Send + 'static,
+    ) -> Result<Result<T, Vec<Problem>>, Status> {
         match tokio::task::spawn_blocking(act).await.map_err(|e| internal(&e))? {
             Ok(admitted) => Ok(Ok(admitted)),
             Err(AdmitError::Problems(found)) => {
@@ -197,7 +223,7 @@ impl OperatorService {
 }
 
 impl Shared {
-    fn log(&self, who: &str, verb: &str, dry_run: bool, admitted: &Admitted) {
+    pub(crate) fn log(&self, who: &str, verb: &str, dry_run: bool, admitted: &Admitted) {
         let changed = admitted.results.iter().filter(|(_, outcome)| *outcome != Outcome::Unchanged).count();
         if !dry_run {
             self.metrics.applied(if changed > 0 { "applied" } else { "unchanged" });
@@ -371,7 +397,7 @@ fn key_to(key: &Key) -> proto::ResourceKey {
     }
 }
 
-fn applied(key: &Key, outcome: Outcome) -> proto::Applied {
+pub(crate) fn applied(key: &Key, outcome: Outcome) -> proto::Applied {
     let outcome = match outcome {
         Outcome::Created => proto::applied::Outcome::Created,
         Outcome::Configured => proto::applied::Outcome::Configured,
@@ -380,7 +406,7 @@ fn applied(key: &Key, outcome: Outcome) -> proto::Applied {
     proto::Applied { key: Some(key_to(key)), outcome: outcome.into() }
 }
 
-fn problems(problems: &[Problem]) -> Vec<proto::Problem> {
+pub(crate) fn problems(problems: &[Problem]) -> Vec<proto::Problem> {
     let severity = |problem: &Problem| match problem.severity {
         Severity::Error => "error",
         Severity::Warning => "warning",
@@ -399,7 +425,7 @@ fn problems(problems: &[Problem]) -> Vec<proto::Problem> {
         .collect()
 }
 
-fn internal(error: &impl std::fmt::Display) -> Status {
+pub(crate) fn internal(error: &impl std::fmt::Display) -> Status {
     tracing::error!(%error, "internal error");
     refusal::with_reason(Reason::Internal, error.to_string())
 }

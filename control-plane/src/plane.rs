@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::operator::{self, OperatorService};
 use crate::own::{self, Own, Renewer};
 use crate::pin::ATTESTATION;
+use crate::platforms::Platforms;
 use crate::ready::{AUTHORITY, PROCESS, Ready, SNAPSHOT};
 use crate::resources::{PREFIX, Resources};
 use crate::status::Proxies;
@@ -189,6 +190,7 @@ impl Parts {
         tracing::info!(generation, entries = first.snapshot.entries().len(), "cut the first snapshot");
         let (cuts, seen) = watch::channel(first);
 
+        let platforms = Arc::new(Platforms::new(Arc::clone(&store)));
         let issuer = Arc::new(Issuer {
             keys: Arc::clone(&keys),
             keep: keep.clone(),
@@ -197,6 +199,7 @@ impl Parts {
             metrics: Arc::clone(&metrics),
             count: 0.into(),
             throttle: Throttle::default(),
+            platforms: Arc::clone(&platforms),
         });
         let judge = Arc::new(Doorkeeper { bundle: keys.bundle.clone(), cuts: seen.clone() });
         let pinned = config.attestation.is_none().then(|| state.join(ATTESTATION));
@@ -220,6 +223,7 @@ impl Parts {
         let operator = Arc::new(operator::Shared {
             admission: Arc::new(admission),
             resources,
+            platforms,
             cuts: seen,
             proxies: Arc::default(),
             keys,

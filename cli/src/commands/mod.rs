@@ -13,6 +13,7 @@ mod explain;
 mod get;
 mod inspect;
 mod measure;
+mod platforms;
 mod schema;
 mod status;
 mod validate;
@@ -55,6 +56,8 @@ enum Command {
     Validate(validate::Args),
     /// Show the control plane and every proxy
     Status(status::Args),
+    /// Show and enrol machines by the identity of their platform
+    Platforms(platforms::Args),
     /// Say whether one workload may call another, and why
     Explain(explain::Args),
     /// Watch the hops of the mesh prove themselves
@@ -92,6 +95,7 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result {
         Command::Delete(args) => delete::run(&args, out),
         Command::Validate(args) => validate::run(&args, out),
         Command::Status(args) => status::run(&args, out),
+        Command::Platforms(args) => platforms::run(&args, out),
         Command::Explain(args) => explain::run(&args, out),
         Command::Attest(args) => attest::run(&args, out),
         Command::Verify(args) => verify::run(&args, out),
