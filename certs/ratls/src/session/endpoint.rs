@@ -202,7 +202,7 @@ impl Endpoint {
     /// The answer to [`Action::Quote`]. An error means that we cannot prove
     /// ourselves now: before the gate the hop is cut, later it drains.
     pub fn quoted(&mut self, quoted: Result<Quoted<'_>, Denial>, now: Moment) {
-        if !self.prover.awaits_quote() {
+        if self.end.is_cut() || !self.prover.awaits_quote() {
             return;
         }
         let done = match quoted {
@@ -214,6 +214,9 @@ impl Endpoint {
 
     /// The answer to [`Action::Appraise`].
     pub fn appraised(&mut self, verdict: Result<Acceptance, Denial>, now: Moment) {
+        if self.end.is_cut() {
+            return;
+        }
         let done = match self.challenger.appraised(&self.common, &mut self.out, verdict, now) {
             Ok(true) => self.open_if_proved(),
             Ok(false) => Ok(()),
@@ -234,15 +237,15 @@ impl Endpoint {
 
     /// The answer to [`Action::Judge`]: the same chain, parsed and admitted.
     pub fn judged(&mut self, judgement: Result<&Presented, Denial>, now: Moment) {
-        let Some(judging) = self.renewal.judged() else { return };
+        let Some(judging) = self.renewal.judged().filter(|_| !self.end.is_cut()) else { return };
         let done = match judgement {
             Ok(presented) => self.adopt(&judging, presented, now),
-            Err(denial) => {
-                // Its evidence from here on would be for a key that we refuse.
-                self.challenger.give_up();
-                Err(denial.into())
-            }
+            Err(denial) => Err(denial.into()),
         };
+        if done.is_err() {
+            // Its evidence from here on would be for a key that we do not take up.
+            self.challenger.give_up();
+        }
         self.settle(done, now);
     }
 

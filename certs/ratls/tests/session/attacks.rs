@@ -136,9 +136,7 @@ fn two_rounds() -> (Hop, Vec<u8>) {
     let (_, first) = hop.server.sent.iter().find(|(kind, _)| *kind == Kind::Evidence).unwrap().clone();
     hop.settle();
     hop.server.quotes_at_once = false;
-    while hop.server.quotes.is_empty() {
-        hop.pass(1.0);
-    }
+    hop.until(1.0, |hop| !hop.server.quotes.is_empty());
     (hop, first)
 }
 

@@ -16,9 +16,7 @@ fn appraising(terms: Demands) -> Hop {
     let mut hop = Hop::new(terms, demands());
     hop.settle();
     hop.client.accepts_at_once = false;
-    while hop.client.received.is_empty() {
-        hop.pass(1.0);
-    }
+    hop.until(1.0, |hop| !hop.client.received.is_empty());
     hop
 }
 
@@ -100,9 +98,7 @@ fn a_policy_that_says_cut_has_no_drain() {
 fn the_first_timeout_drains_and_the_second_cuts() {
     let mut hop = Hop::open();
     hop.server.quotes_at_once = false;
-    while hop.server.quotes.is_empty() {
-        hop.pass(0.1);
-    }
+    hop.until(0.1, |hop| !hop.server.quotes.is_empty());
     hop.pass(14.5);
     assert!(hop.client.drain().is_none());
     hop.pass(1.0);
@@ -121,9 +117,7 @@ fn the_first_timeout_drains_and_the_second_cuts() {
 fn evidence_after_the_first_timeout_still_counts_for_its_challenge() {
     let mut hop = Hop::open();
     hop.server.quotes_at_once = false;
-    while hop.server.quotes.is_empty() {
-        hop.pass(0.1);
-    }
+    hop.until(0.1, |hop| !hop.server.quotes.is_empty());
     hop.pass(20.0);
     assert!(hop.client.drain().is_some());
     // There is one challenge, so there is no doubt what it answers.
@@ -141,9 +135,7 @@ fn a_timeout_cuts_at_once_where_the_policy_says_so() {
     let mut hop = Hop::new(Demands { on_failure: OnFailure::Cut, ..demands() }, demands());
     hop.settle();
     hop.server.quotes_at_once = false;
-    while hop.server.quotes.is_empty() {
-        hop.pass(0.1);
-    }
+    hop.until(0.1, |hop| !hop.server.quotes.is_empty());
     hop.pass(16.0);
     assert_eq!(hop.client.ended(), Some((Reason::Timeout, false)));
 }
@@ -318,9 +310,7 @@ fn a_quote_that_fails_cuts_before_the_gate_and_drains_after_it() {
 
     let mut hop = Hop::open();
     hop.server.quotes_at_once = false;
-    while hop.server.quotes.is_empty() {
-        hop.pass(1.0);
-    }
+    hop.until(1.0, |hop| !hop.server.quotes.is_empty());
     hop.server.endpoint.quoted(Err(denial(Reason::Overloaded)), hop.now);
     hop.settle();
     assert!(hop.server.drain().is_some() && hop.client.drain().unwrap().by_peer);
@@ -358,6 +348,26 @@ fn a_hop_lives_a_day_at_most() {
     assert!(!hop.client.endpoint.usable(hop.now) && hop.client.drain().is_some());
     hop.pass(31.0);
     assert!(hop.client.cut().is_some());
+}
+
+/// Quotes and appraisals take their time: the hop may be over when they come.
+#[test]
+fn answers_that_come_after_the_end_are_ignored() {
+    let mut hop = Hop::mutual();
+    hop.client.accepts_at_once = false;
+    hop.client.quotes_at_once = false;
+    hop.settle();
+    assert_eq!((hop.client.received.len(), hop.client.quotes.len()), (1, 1));
+    hop.client.endpoint.end(hop.now);
+    hop.client.pump(hop.now);
+    let events = hop.client.events.len();
+    let now = hop.now;
+    hop.client.quote(now);
+    hop.client.accept(now);
+    hop.client.endpoint.judged(Err(denial(Reason::SvidExpired)), now);
+    assert_eq!(hop.client.pump(now), None);
+    assert_eq!((hop.client.events.len(), hop.client.sent.len()), (events, 0));
+    assert!(hop.client.accepted().is_empty());
 }
 
 #[test]

@@ -296,9 +296,7 @@ fn results_of_any_other_form() {
 fn a_drip_of_bytes_is_as_good_as_silence() {
     let mut hop = Hop::open();
     hop.server.quotes_at_once = false;
-    while hop.server.quotes.is_empty() {
-        hop.pass(0.1);
-    }
+    hop.until(0.1, |hop| !hop.server.quotes.is_empty());
     hop.server.quote(hop.now);
     hop.server.pump(hop.now);
     let bytes = frame::encode(Kind::Evidence, &hop.server.take(Kind::Evidence));

@@ -325,13 +325,15 @@ impl Hop {
 
     /// Carries frames until there are none.
     pub fn settle(&mut self) -> Option<Duration> {
-        loop {
+        // Enough for anything that is no endless exchange.
+        for _ in 0..1000 {
             let wakes = [self.client.pump(self.now), self.server.pump(self.now)];
             if self.client.sent.is_empty() && self.server.sent.is_empty() {
                 return wakes.into_iter().flatten().min();
             }
             self.carry();
         }
+        panic!("the machines do not come to rest: {self:#?}");
     }
 
     /// Carries what was sent so far, one flight each way.
@@ -357,6 +359,15 @@ impl Hop {
                 self.settle();
                 return;
             }
+        }
+    }
+
+    /// Lets time pass in steps until something is so: within an hour.
+    pub fn until(&mut self, step: f64, so: impl Fn(&Self) -> bool) {
+        let end = self.now.monotonic + Duration::from_secs(3600);
+        while !so(self) {
+            assert!(self.now.monotonic < end, "it does not come to pass: {self:#?}");
+            self.pass(step);
         }
     }
 

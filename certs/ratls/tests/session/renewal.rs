@@ -162,9 +162,7 @@ fn frames_that_cross_a_renewal_mean_the_same_to_both_ends() {
 fn a_renewal_waits_for_the_quote_that_is_being_made() {
     let (mut hop, ..) = hop();
     hop.server.quotes_at_once = false;
-    while hop.server.quotes.is_empty() {
-        hop.pass(1.0);
-    }
+    hop.until(1.0, |hop| !hop.server.quotes.is_empty());
     hop.server.endpoint.renew(&identity(Side::Server), hop.now).unwrap();
     hop.settle();
     assert_eq!(hop.server.endpoint.state().own_serial, 0);

@@ -37,9 +37,7 @@ fn rounds_go_on_in_both_directions_with_jitter() {
 fn a_verdict_counts_from_its_challenge_and_for_two_intervals() {
     let mut hop = Hop::open();
     hop.server.quotes_at_once = false;
-    while hop.server.quotes.is_empty() {
-        hop.pass(0.1);
-    }
+    hop.until(0.1, |hop| !hop.server.quotes.is_empty());
     let asked = hop.now.monotonic;
     hop.pass(9.0);
     hop.server.quote(hop.now);
@@ -130,9 +128,7 @@ fn an_event_log_is_asked_for_from_where_it_is_known() {
     hop.client.endpoint.appraised(Ok(acceptance), hop.now);
     hop.settle();
     assert!(hop.client.is_open());
-    while hop.server.quotes.is_empty() {
-        hop.pass(1.0);
-    }
+    hop.until(1.0, |hop| !hop.server.quotes.is_empty());
     assert_eq!(hop.server.quotes[0].event_log, Some(17));
     hop.server.quote(hop.now);
     hop.settle();
@@ -179,17 +175,8 @@ fn a_retry_has_the_same_round_and_a_fresh_nonce_and_happens_twice_at_most() {
 #[test]
 fn a_retry_that_succeeds_leaves_nothing_behind() {
     let mut hop = Hop::open();
-    for node in [Side::Client, Side::Server] {
-        hop.node(node).accepts_at_once = false;
-    }
-    while hop.client.received.is_empty() {
-        hop.pass(1.0);
-        if !hop.server.received.is_empty() {
-            let now = hop.now;
-            hop.server.accept(now);
-        }
-    }
-    hop.server.accepts_at_once = true;
+    hop.client.accepts_at_once = false;
+    hop.until(1.0, |hop| !hop.client.received.is_empty());
     hop.client.received.clear();
     hop.client.endpoint.appraised(Err(denial(Reason::EvidenceStale)), hop.now);
     hop.client.accepts_at_once = true;
@@ -247,9 +234,7 @@ fn changed_brings_the_next_round_forward_and_a_flood_of_it_is_put_off() {
 fn changed_during_a_round_is_answered_by_another() {
     let mut hop = Hop::open();
     hop.server.quotes_at_once = false;
-    while hop.server.quotes.is_empty() {
-        hop.pass(1.0);
-    }
+    hop.until(1.0, |hop| !hop.server.quotes.is_empty());
     // The quote may be older than the event.
     hop.server.endpoint.changed(hop.now);
     hop.settle();

@@ -116,27 +116,19 @@ fn reach(at: At) -> Hop {
     match at {
         At::Asked => {
             hop.client.quotes_at_once = false;
-            while hop.client.quotes.is_empty() {
-                hop.pass(0.1);
-            }
+            hop.until(0.1, |hop| !hop.client.quotes.is_empty());
         }
         At::Appraising => {
             hop.server.accepts_at_once = false;
-            while hop.server.received.is_empty() {
-                hop.pass(0.1);
-            }
+            hop.until(0.1, |hop| !hop.server.received.is_empty());
         }
         At::Quoting => {
             hop.server.quotes_at_once = false;
-            while hop.server.quotes.is_empty() {
-                hop.pass(0.1);
-            }
+            hop.until(0.1, |hop| !hop.server.quotes.is_empty());
         }
         At::Proven => {
             hop.client.accepts_at_once = false;
-            while hop.client.received.is_empty() {
-                hop.pass(0.1);
-            }
+            hop.until(0.1, |hop| !hop.client.received.is_empty());
         }
         At::Draining => {
             hop.server.endpoint.drain(denial(Reason::Draining), hop.now);
