@@ -64,7 +64,7 @@ impl Register for Sysfs {
 
 /// What is missing to measure events into RTMR 3 and to keep their log.
 pub(crate) fn detect(root: &Path) -> Detection {
-    let option = "no TDX guest, or Linux without CONFIG_TSM_MEASUREMENTS (6.16 or later)";
+    let option = "no TDX guest, Linux before 6.16, or kernel option CONFIG_TDX_GUEST_DRIVER is off";
     let missing = match OpenOptions::new().read(true).write(true).open(under(root, RTMR3)) {
         Ok(_) => Vec::new(),
         Err(error) => older_than(root, (6, 16)).into_iter().chain([explain(RTMR3, option, &error)]).collect(),

@@ -196,7 +196,7 @@ fn detection_says_what_is_missing_to_measure_events() {
     assert!(old.contains("6.12.0") && old.contains("rtmr3:sha384"), "{old}");
     put("/proc/sys/kernel/osrelease", b"6.16.1\n");
     let none = detect(root.path()).missing.join("; ");
-    assert!(none.starts_with(RTMR3) && none.contains("CONFIG_TSM_MEASUREMENTS"), "{none}");
+    assert!(none.starts_with(RTMR3) && none.contains("CONFIG_TDX_GUEST_DRIVER"), "{none}");
     put(RTMR3, &[0; 48]);
     assert_eq!(detect(root.path()).missing, [""; 0]);
 }
