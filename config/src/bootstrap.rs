@@ -98,6 +98,8 @@ pub struct ControlPlaneRef {
     pub attestation: Vec<Resource>,
     /// Collateral for the first contact (`collateral: DIR`).
     pub collateral: Vec<Item>,
+    /// Where it was read, to be read again when the control plane cannot be verified.
+    pub collateral_dir: Option<PathBuf>,
 }
 
 /// The inbound listener: hops end here.
@@ -199,6 +201,7 @@ impl ProxyBootstrap {
                 id,
                 attestation,
                 collateral,
+                collateral_dir: spec.control_plane.collateral.as_ref().map(|dir| source.resolve(dir)),
             },
             inbound: spec.inbound.map(|i| Inbound {
                 listen: i.listen.0,

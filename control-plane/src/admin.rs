@@ -125,6 +125,7 @@ impl Admin {
             "rejected": pairs(&cut.rejected),
             "collateral": cut.view.collateral.inventory(),
             "refusedCollateral": pairs(&cut.refused_collateral),
+            "keptCollateral": cut.kept_collateral,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use countersign_config::{Built, Inputs, View};
-use countersign_evidence::collateral::Marks;
+use countersign_evidence::collateral::{Marks, Shelf, Stock};
 use countersign_wire::snapshot::{Entries, Entry};
 use countersign_wire::{EntryName, Snapshot};
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ pub(crate) struct Cut {
     pub(crate) rejected: Vec<(String, String)>,
     /// Collateral that is not handed out: item, reason.
     pub(crate) refused_collateral: Vec<(String, String)>,
+    /// Collateral whose file is gone or not good any more, and which is used all the same.
+    pub(crate) kept_collateral: Vec<String>,
     /// The generation in which each entry last changed, as far as this process knows.
     pub(crate) changed_in: BTreeMap<Arc<str>, u64>,
     /// When it was published.
@@ -54,6 +56,7 @@ pub(crate) struct Cutter {
     pub(crate) clock: Clock,
     marks: Marks,
     kept_marks: Marks,
+    shelf: Shelf,
     last: Option<Arc<Cut>>,
 }
 
@@ -65,8 +68,9 @@ impl Cutter {
         directory: Directory,
         clock: Clock,
     ) -> Result<Self, Error> {
-        let marks = keep.marks()?;
-        Ok(Self { keys, keep, resources, directory, clock, kept_marks: marks.clone(), marks, last: None })
+        let (marks, shelf) = (keep.marks()?, Shelf::new(keep.collateral()?));
+        let kept_marks = marks.clone();
+        Ok(Self { keys, keep, resources, directory, clock, kept_marks, marks, shelf, last: None })
     }
 
     /// The current cut: the last one when nothing of its content changed.
@@ -76,17 +80,23 @@ impl Cutter {
         }
         let set = self.resources.load()?;
         let stored = self.keep.generation()?;
-        let (built, entries) = self.build(&set, stored.number + 1)?;
+        let stock = self.shelf.stock(self.directory.items());
+        let (built, entries) = self.build(&set, &stock, stored.number + 1);
+        let (collateral, now) = (&built.view.collateral, self.clock.now());
+        let kept_collateral = stock.kept(collateral, now).iter().map(|item| item.name.clone()).collect();
+        if self.shelf.settle(&stock, collateral, now) {
+            self.keep.set_collateral(self.shelf.items())?;
+        }
         let content = content(&entries);
         let number = self.keep.number(&content)?;
         if let Some(last) = &self.last
             && last.snapshot.generation() == number
         {
-            let same = Arc::new(Cut { revision: set.revision, ..last.again() });
+            let same = Arc::new(Cut { revision: set.revision, kept_collateral, ..last.again() });
             self.last = Some(Arc::clone(&same));
             return Ok(same);
         }
-        let built = if built.view.generation == number { built } else { self.build(&set, number)?.0 };
+        let built = if built.view.generation == number { built } else { self.build(&set, &stock, number).0 };
         if self.marks != self.kept_marks {
             self.keep.set_marks(&self.marks)?;
             self.kept_marks = self.marks.clone();
@@ -108,6 +118,7 @@ impl Cutter {
                 .into_iter()
                 .map(|(item, finding)| (item, finding.to_string()))
                 .collect(),
+            kept_collateral,
             changed_in,
             at: Instant::now(),
         });
@@ -129,31 +140,35 @@ impl Cutter {
         raised || self.directory.refresh().unwrap_or(false)
     }
 
-    fn build(&mut self, set: &Set, generation: u64) -> Result<(Built, Entries), Error> {
+    fn build(&mut self, set: &Set, stock: &Stock, generation: u64) -> (Built, Entries) {
         let inputs = Inputs {
             generation,
             resources: set.resources.values().map(|kept| Arc::clone(&kept.resource)).collect(),
             bundles: vec![self.keys.bundle.clone()],
-            collateral: self.directory.items().to_vec(),
+            collateral: stock.items.clone(),
         };
         let now = self.clock.now();
-        let built = match &self.last {
+        let mut built = match &self.last {
             Some(last) => View::build_after(&last.view, inputs, &mut self.marks, now),
             None => View::build(inputs, &mut self.marks, now),
         };
+        // What was kept and has a newer issue now is no news.
+        built.refused_collateral.retain(|(item, _)| stock.came(item));
+        let kept = stock.kept(&built.view.collateral, now);
         let refused: BTreeSet<&str> =
             built.refused_collateral.iter().map(|(item, _)| item.as_str()).collect();
         let mut entries = Entries::new();
         for (name, kept) in &set.resources {
             entries.insert(name.as_str().into(), Entry::new(Bytes::from(kept.resource.to_json())));
         }
-        for item in self.directory.items().iter().filter(|item| !refused.contains(item.name.as_str())) {
+        let came = stock.items.iter().filter(|item| stock.came(&item.name));
+        for item in came.filter(|item| !refused.contains(item.name.as_str())).chain(kept) {
             let name = EntryName::Collateral(item.name.clone()).to_string();
             entries.insert(name.into(), Entry::new(Bytes::copy_from_slice(&item.bytes)));
         }
         let bundle = EntryName::Bundle(self.keys.bundle.trust_domain.as_str().to_owned()).to_string();
         entries.insert(bundle.into(), Entry::new(Bytes::from(self.keys.bundle.to_json())));
-        Ok((built, entries))
+        (built, entries)
     }
 
     fn changes(&self, entries: &Entries, number: u64) -> BTreeMap<Arc<str>, u64> {
@@ -180,6 +195,7 @@ impl Cut {
             revision: self.revision,
             rejected: self.rejected.clone(),
             refused_collateral: self.refused_collateral.clone(),
+            kept_collateral: self.kept_collateral.clone(),
             changed_in: self.changed_in.clone(),
             at: self.at,
         }
@@ -250,7 +266,24 @@ fn publish(cuts: &watch::Sender<Arc<Cut>>, cut: Arc<Cut>, metrics: &Metrics) {
         tracing::info!(generation, entries, rejected = cut.rejected.len(), "cut a snapshot");
         metrics.generation(generation);
     }
+    alarm(Some(&cuts.borrow()), &cut, metrics);
     cuts.send_replace(cut);
+}
+
+/// Tells of collateral that lost its file since `before`, and of what has one again.
+pub(crate) fn alarm(before: Option<&Cut>, cut: &Cut, metrics: &Metrics) {
+    let before = before.map_or(&[][..], |before| &before.kept_collateral);
+    for item in cut.kept_collateral.iter().filter(|item| !before.contains(item)) {
+        tracing::error!(
+            item,
+            "the file of this collateral is gone, damaged or older than what it was: its last good issue \
+             stays in use until it ends; put a current one into collateralDir"
+        );
+    }
+    for item in before.iter().filter(|item| !cut.kept_collateral.contains(item)) {
+        tracing::info!(item, "collateral is not kept beyond its file any more");
+    }
+    metrics.collateral_kept(cut.kept_collateral.len());
 }
 
 async fn until_quiet(changed: &mut watch::Receiver<u64>) {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use countersign_evidence::collateral::Marks;
+use countersign_evidence::collateral::{Item, Marks};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,7 @@ use crate::store::{Change, Store, StoreError, Stored};
 
 const GENERATION: &str = "state/generation";
 const MARKS: &str = "state/collateral-marks";
+const COLLATERAL: &str = "state/collateral/";
 const ISSUED: &str = "issued/";
 
 /// The last generation that may have been shown to anybody.
@@ -90,6 +91,27 @@ impl Keep {
 
     pub(crate) fn set_marks(&self, marks: &Marks) -> Result<(), StoreError> {
         self.write(MARKS, marks, None)
+    }
+
+    /// The collateral that was in use last.
+    pub(crate) fn collateral(&self) -> Result<Vec<Item>, StoreError> {
+        let name = |key: &str| key.strip_prefix(COLLATERAL).unwrap_or(key).to_owned();
+        let items = self.store.list(COLLATERAL)?.items.into_iter();
+        Ok(items.map(|Stored { key, body, .. }| Item { name: name(&key), bytes: body.to_vec() }).collect())
+    }
+
+    /// Replaces the collateral that is in use; what did not change is not written again.
+    pub(crate) fn set_collateral(&self, items: &[Item]) -> Result<(), StoreError> {
+        let stored = self.store.list(COLLATERAL)?.items;
+        let key = |item: &Item| format!("{COLLATERAL}{}", item.name);
+        let puts = items.iter().filter(|item| {
+            let key = key(item);
+            !stored.iter().any(|old| old.key == key && old.body.as_ref() == item.bytes.as_slice())
+        });
+        let puts = puts.map(|item| Change::put(key(item), item.bytes.clone(), None));
+        let gone = stored.iter().filter(|old| !items.iter().any(|item| key(item) == old.key));
+        let changes: Vec<_> = puts.chain(gone.map(|old| Change::delete(&*old.key))).collect();
+        if changes.is_empty() { Ok(()) } else { self.store.commit(&changes).map(|_| ()) }
     }
 
     /// What writes down an issuance. Those that expired are forgotten, so that the

@@ -25,6 +25,8 @@ pub const APPLY: &str = "mesh_cp_apply_total";
 pub const CA_EXPIRY: &str = "mesh_ca_cert_expiration_timestamp_seconds";
 /// notAfter of our own SVID.
 pub const IDENTITY_EXPIRY: &str = "mesh_identity_cert_expiration_timestamp_seconds";
+/// Collateral that is used beyond its file.
+pub const COLLATERAL_KEPT: &str = "mesh_cp_collateral_kept";
 /// Version of this software, always 1.
 pub const BUILD: &str = "mesh_cp_build_info";
 
@@ -49,6 +51,7 @@ pub(crate) struct Metrics {
     apply: IntCounterVec,
     ca_expiry: Gauge,
     identity_expiry: Gauge,
+    collateral_kept: IntGauge,
 }
 
 impl Metrics {
@@ -67,6 +70,10 @@ impl Metrics {
             apply: counter(APPLY, "Changes by operators", &[OUTCOME])?,
             ca_expiry: Gauge::new(CA_EXPIRY, "When the CA certificate expires")?,
             identity_expiry: Gauge::new(IDENTITY_EXPIRY, "When our own SVID expires")?,
+            collateral_kept: IntGauge::new(
+                COLLATERAL_KEPT,
+                "Pieces of collateral in use whose file is gone, damaged or older",
+            )?,
         };
         ours.registry.register(Box::new(build))?;
         ours.registry.register(Box::new(ours.proxies.clone()))?;
@@ -77,6 +84,7 @@ impl Metrics {
         ours.registry.register(Box::new(ours.apply.clone()))?;
         ours.registry.register(Box::new(ours.ca_expiry.clone()))?;
         ours.registry.register(Box::new(ours.identity_expiry.clone()))?;
+        ours.registry.register(Box::new(ours.collateral_kept.clone()))?;
         Ok(ours)
     }
 
@@ -110,6 +118,10 @@ impl Metrics {
     #[allow(clippy::cast_precision_loss, reason = "seconds since the epoch fit 52 bits")]
     pub(crate) fn identity_expiry(&self, not_after: u64) {
         self.identity_expiry.set(not_after as f64);
+    }
+
+    pub(crate) fn collateral_kept(&self, count: usize) {
+        self.collateral_kept.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn proxies(&self, state: &'static str, count: usize) {

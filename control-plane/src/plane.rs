@@ -186,6 +186,7 @@ impl Parts {
         let first = cutter.cut()?;
         let generation = first.snapshot.generation();
         metrics.generation(generation);
+        cut::alarm(None, &first, &metrics);
         ready.done(SNAPSHOT);
         tracing::info!(generation, entries = first.snapshot.entries().len(), "cut the first snapshot");
         let (cuts, seen) = watch::channel(first);

@@ -13,7 +13,7 @@ mod support;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use countersign_attester::emulated::TdxSpec;
+use countersign_attester::emulated::{CollateralSpec, TdxSpec};
 use countersign_config::bootstrap::ProxyBootstrap;
 use countersign_wire::server::Heard;
 use countersign_wire::snapshot::{Entries, Entry};
@@ -141,6 +141,66 @@ async fn a_trust_domain_that_asks_for_another_kind_of_key_gets_it_at_once() {
     let first = credentials.wait_for(Option::is_some).await.unwrap().clone().unwrap();
     assert!(!on_p384(&first.identity.chain[0]));
     credentials.wait_for(|now| now.as_ref().is_some_and(|c| on_p384(&c.identity.chain[0]))).await.unwrap();
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_lost_collateral_is_verified_by_what_it_sent_before() {
+    let world = World::new();
+    let mut plane = Plane::start(&world, TdxSpec::default()).await;
+    let newer =
+        CollateralSpec { tcb_evaluation_data_number: 18, crl_number: 18, ..CollateralSpec::default() };
+    let mut whole = entries(&world);
+    for item in world.vendor.collateral_with(&newer, world.clock().now()).unwrap() {
+        let name = EntryName::Collateral(item.name).to_string();
+        whole.insert(name.into(), Entry::new(Bytes::from(item.bytes)));
+    }
+    // Its own directory is older by now than what it must not fall behind.
+    let bootstrap = bootstrap(&world, &plane, 0xd0);
+    plane.send.send_replace(Some(snapshot(&world, 1, whole.clone())));
+    let proxy = Proxy::run(world.bind(&bootstrap));
+    while plane.heard().await.0 != Heard::Acked(1) {}
+    whole.retain(|name, _| !name.starts_with("collateral/"));
+    plane.send.send_replace(Some(snapshot(&world, 2, whole.clone())));
+    while plane.heard().await.0 != Heard::Acked(2) {}
+
+    // The stream ends, and the proxy comes back: to whom it has to listen to hear more.
+    plane.send.send_replace(Some(Send::Raw(forged(3, &world.snapshot_key.public().0))));
+    assert!(matches!(plane.heard().await.0, Heard::Hello(peer) if peer.generation == 2));
+    plane.send.send_replace(None);
+    proxy.end().await;
+    // So it does after a restart.
+    let proxy = Proxy::run(world.bind(&bootstrap));
+    while !matches!(plane.heard().await.0, Heard::Hello(peer) if peer.generation == 2) {}
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn a_directory_of_collateral_that_is_refreshed_is_read_again_without_a_restart() {
+    let world = World::new();
+    let mut plane = Plane::start(&world, TdxSpec::default()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let mut bootstrap = bootstrap(&world, &plane, 0xd0);
+    bootstrap.control_plane.collateral = Vec::new();
+    bootstrap.control_plane.collateral_dir = Some(directory.path().to_owned());
+    let proxy = Proxy::run(world.bind(&bootstrap));
+    assert_eq!(plane.seen.recv().await, Some(Seen::Refused));
+    let mut report = proxy.ctx.readiness.report();
+    while !report.contains("controlPlane.collateral of this proxy is") {
+        tokio::task::yield_now().await;
+        report = proxy.ctx.readiness.report();
+    }
+    let named =
+        format!("controlPlane.collateral of this proxy is the files in {}", directory.path().display());
+    assert!(report.contains(&named), "{report}");
+    for (i, item) in world.collateral.iter().enumerate() {
+        std::fs::write(directory.path().join(i.to_string()), &item.bytes).unwrap();
+    }
+    // One attempt finds that it needs it, and the next one has it.
+    world.advance(600);
+    assert_eq!(plane.seen.recv().await, Some(Seen::Refused));
+    world.advance(600);
+    assert_eq!(plane.seen.recv().await, Some(Seen::Issued));
     proxy.end().await;
 }
 

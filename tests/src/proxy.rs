@@ -52,6 +52,7 @@ impl<'a> Sidecar<'a> {
                 id: SpiffeId::parse(ID).unwrap(),
                 attestation: Vec::new(),
                 collateral: Vec::new(),
+                collateral_dir: None,
             },
             inbound: None,
             outbound: Vec::new(),

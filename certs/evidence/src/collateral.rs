@@ -17,7 +17,10 @@ use crate::reason::Reason;
 use crate::x509::{ALL_ALGORITHMS, Certificate, Crl, INTEL_ALGORITHMS, Path, find_path};
 
 mod intake;
+mod shelf;
 use self::intake::Intake;
+use self::shelf::Certified;
+pub use self::shelf::{Shelf, Stock};
 
 /// A file as it was fetched: its content says what it is.
 ///
@@ -64,6 +67,9 @@ pub struct Collateral {
     qe_identities: Vec<Arc<Endorsed<QeIdentity>>>,
     /// When the first of the pieces that were not issued yet is issued.
     renewed_at: u64,
+    /// By piece: the index of the item that it came from, and the end of the piece.
+    origins: BTreeMap<String, (usize, u64)>,
+    certified: Arc<Certified>,
 }
 
 impl Default for Collateral {
@@ -77,6 +83,8 @@ impl Default for Collateral {
             tcb_infos: Vec::new(),
             qe_identities: Vec::new(),
             renewed_at: u64::MAX,
+            origins: BTreeMap::new(),
+            certified: Arc::default(),
         }
     }
 }
@@ -113,17 +121,23 @@ impl Collateral {
     #[must_use]
     pub fn appraise(items: &[Item], anchors: &Anchors, marks: &mut Marks, now: UnixTime) -> Appraised {
         let mut intake = Intake::default();
-        items.iter().for_each(|item| intake.sort(item));
-        let mut out = Self { anchors: anchors.clone(), certificates: intake.certificates, ..Self::default() };
+        items.iter().enumerate().for_each(|(index, item)| intake.sort(index, item));
+        let certificates = intake.certificates.iter().map(|(_, c)| Arc::clone(c)).collect();
+        let from = intake.certificates.iter().map(|(index, c)| (c.fingerprint(), *index)).collect();
+        let certified = Arc::new(Certified::new(from));
+        let mut out = Self { anchors: anchors.clone(), certificates, certified, ..Self::default() };
         let signers = out.signers();
         let now = now.as_secs();
         let mut refused = intake.refused;
-        for (name, der) in intake.crls {
-            out.admit_crl(&der, &signers, marks, now).unwrap_or_else(|f| refused.push((name, f)));
+        let name = |index: usize| items.get(index).map(|item| item.name.clone()).unwrap_or_default();
+        for (index, der) in intake.crls {
+            out.admit_crl((index, &der), &signers, marks, now)
+                .unwrap_or_else(|f| refused.push((name(index), f)));
         }
-        for (name, kind, body, signature) in intake.signed {
+        for (index, kind, body, signature) in intake.signed {
             let signed = Signed { kind, body: &body, signature };
-            out.admit_signed(&signed, &signers, marks, now).unwrap_or_else(|f| refused.push((name, f)));
+            out.admit_signed((index, &signed), &signers, marks, now)
+                .unwrap_or_else(|f| refused.push((name(index), f)));
         }
         out.id = out.digest();
         Appraised { collateral: out, refused }
@@ -160,7 +174,7 @@ impl Collateral {
 
     fn admit_crl(
         &mut self,
-        der: &[u8],
+        (index, der): (usize, &[u8]),
         signers: &[Signer],
         marks: &mut Marks,
         now: u64,
@@ -178,11 +192,14 @@ impl Collateral {
                 self.renewed_at = self.renewed_at.min(in_future(crl.issued(), now));
                 let same = |old: &Arc<Crl>| old.root() == crl.root() && old.issuer() == crl.issuer();
                 let rank = |c: &Crl| (c.issued() <= now, c.number(), c.issued());
+                let piece = format!("crl {} @{}", hex::encode(crl.issuer()), crl.root());
+                let origin = (index, crl.window().until);
                 match self.crls.iter_mut().find(|old| same(old)) {
                     Some(old) if rank(old) < rank(&crl) => *old = Arc::new(crl),
-                    Some(_) => {}
+                    Some(_) => return Ok(()),
                     None => self.crls.push(Arc::new(crl)),
                 }
+                self.origins.insert(piece, origin);
                 Ok(())
             },
         )
@@ -190,7 +207,7 @@ impl Collateral {
 
     fn admit_signed(
         &mut self,
-        signed: &Signed<'_>,
+        (index, signed): (usize, &Signed<'_>),
         signers: &[Signer],
         marks: &mut Marks,
         now: u64,
@@ -205,11 +222,8 @@ impl Collateral {
                     missing,
                     |path| signed.verify(path),
                     |signer, path| {
-                        self.admit_tcb_info(
-                            signed.endorse(info.clone(), signer, path, info.window),
-                            marks,
-                            now,
-                        )
+                        let new = signed.endorse(info.clone(), signer, path, info.window);
+                        self.admit_tcb_info((index, new), marks, now)
                     },
                 )
             }
@@ -221,14 +235,19 @@ impl Collateral {
                     |path| signed.verify(path),
                     |signer, path| {
                         let new = signed.endorse(identity.clone(), signer, path, identity.window);
-                        self.admit_qe_identity(new, marks, now)
+                        self.admit_qe_identity((index, new), marks, now)
                     },
                 )
             }
         }
     }
 
-    fn admit_tcb_info(&mut self, new: Endorsed<TcbInfo>, marks: &mut Marks, now: u64) -> Result<(), Finding> {
+    fn admit_tcb_info(
+        &mut self,
+        (index, new): (usize, Endorsed<TcbInfo>),
+        marks: &mut Marks,
+        now: u64,
+    ) -> Result<(), Finding> {
         let info = &new.document;
         let key = format!("tcbInfo {} {} @{}", info.tee, hex::encode(info.fmspc), new.path.root);
         let issue = |i: &TcbInfo| Mark { number: u64::from(i.evaluation_number), issued: i.window.from };
@@ -241,17 +260,19 @@ impl Collateral {
             let mark = issue(&e.document);
             (mark.issued <= now, mark, e.document.version)
         };
+        let (piece, origin) = (format!("{key} {}", hex::encode(info.pce_id)), (index, new.window.until));
         match self.tcb_infos.iter_mut().find(|old| about(old) == about(&new)) {
             Some(old) if rank(old) < rank(&new) => *old = Arc::new(new),
-            Some(_) => {}
+            Some(_) => return Ok(()),
             None => self.tcb_infos.push(Arc::new(new)),
         }
+        self.origins.insert(piece, origin);
         Ok(())
     }
 
     fn admit_qe_identity(
         &mut self,
-        new: Endorsed<QeIdentity>,
+        (index, new): (usize, Endorsed<QeIdentity>),
         marks: &mut Marks,
         now: u64,
     ) -> Result<(), Finding> {
@@ -266,11 +287,13 @@ impl Collateral {
         let same = |old: &Endorsed<QeIdentity>| {
             old.document.tee == new.document.tee && old.path.root == new.path.root
         };
+        let origin = (index, new.window.until);
         match self.qe_identities.iter_mut().find(|old| same(old)) {
             Some(old) if rank(old) < rank(&new) => *old = Arc::new(new),
-            Some(_) => {}
+            Some(_) => return Ok(()),
             None => self.qe_identities.push(Arc::new(new)),
         }
+        self.origins.insert(key, origin);
         Ok(())
     }
 

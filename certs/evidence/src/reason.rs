@@ -111,7 +111,7 @@ reasons! {
 
     // --- collateral
     /// Collateral that is needed is not at hand.
-    CollateralMissing, "collateral-missing", "ATTEST_UNAVAILABLE", 503, INTERNAL_ERROR, Ourselves, true, "give the control plane the vendor collateral for this platform";
+    CollateralMissing, "collateral-missing", "ATTEST_UNAVAILABLE", 503, INTERNAL_ERROR, Ourselves, true, "add the vendor collateral for this platform to collateralDir of the control plane";
     /// Collateral is past its next update.
     CollateralExpired, "collateral-expired", "ATTEST_STALE", 503, INTERNAL_ERROR, Ourselves, true, "refresh the vendor collateral";
     /// Collateral is from the future of the clock in use.
@@ -121,9 +121,9 @@ reasons! {
     /// Collateral is older than what was already in use.
     CollateralRollback, "collateral-rollback", "ATTEST_UNAVAILABLE", 503, INTERNAL_ERROR, Ourselves, false, "somebody serves old collateral: fetch the current one from the vendor";
     /// Collateral is for another platform.
-    CollateralMismatch, "collateral-mismatch", "ATTEST_UNAVAILABLE", 503, INTERNAL_ERROR, Ourselves, true, "give the control plane the TCB info for this FMSPC and PCEID";
+    CollateralMismatch, "collateral-mismatch", "ATTEST_UNAVAILABLE", 503, INTERNAL_ERROR, Ourselves, true, "add the TCB info for this FMSPC and PCEID to collateralDir of the control plane";
     /// A revocation list that the policy requires is not at hand.
-    CrlMissing, "crl-missing", "ATTEST_UNAVAILABLE", 503, INTERNAL_ERROR, Ourselves, true, "give the control plane the vendor's CRL";
+    CrlMissing, "crl-missing", "ATTEST_UNAVAILABLE", 503, INTERNAL_ERROR, Ourselves, true, "add the vendor's CRL to collateralDir of the control plane";
 
     // --- trusted computing base
     /// No TCB level of the vendor matches the platform.
@@ -254,6 +254,21 @@ impl Reason {
     #[must_use]
     pub const fn retry_can_help(self) -> bool {
         self.row().retry
+    }
+
+    /// Whether it speaks of what the vendor publishes, not of the peer.
+    #[must_use]
+    pub const fn is_about_collateral(self) -> bool {
+        matches!(
+            self,
+            Self::CollateralMissing
+                | Self::CollateralExpired
+                | Self::CollateralNotYetValid
+                | Self::CollateralInvalid
+                | Self::CollateralRollback
+                | Self::CollateralMismatch
+                | Self::CrlMissing
+        )
     }
 
     /// What to do about it, as a sentence without a full stop.

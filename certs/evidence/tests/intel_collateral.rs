@@ -9,28 +9,7 @@ use countersign_evidence::cache::Cache;
 use countersign_evidence::collateral::{Appraised, Item, Mark, Marks};
 use countersign_evidence::intel::Quote;
 use countersign_evidence::{Anchors, Collateral, Evidence, Finding, Reason, verify};
-use intel_samples::{Sample, appraise, at, ours, samples};
-use oracle::package;
-
-/// The TDX sample, and its collateral as the files that Intel publishes.
-fn tdx() -> (Sample, Vec<Item>) {
-    let sample = samples(&package("dcap-qvl")).into_iter().find(|s| s.name == "tdx_quote").unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&sample.file).unwrap();
-    let text = |key: &str| json[key].as_str().unwrap().to_owned();
-    let signed = |outer: &str, key: &str| {
-        format!("{{\"{outer}\":{},\"signature\":\"{}\"}}", text(key), text(&format!("{key}_signature")))
-    };
-    let items = [
-        ("tcbInfo", signed("tcbInfo", "tcb_info")),
-        ("qeIdentity", signed("enclaveIdentity", "qe_identity")),
-        ("rootCrl", text("root_ca_crl")),
-        ("pckCrl", text("pck_crl")),
-        ("pckChain", text("pck_crl_issuer_chain")),
-        ("tcbChain", text("tcb_info_issuer_chain")),
-    ];
-    let items = items.map(|(name, text)| Item { name: name.to_owned(), bytes: text.into_bytes() });
-    (sample, items.into())
-}
+use intel_samples::{appraise, at, files, ours};
 
 fn collateral(items: &[Item], marks: &mut Marks, now: u64) -> Appraised {
     Collateral::appraise(items, &Anchors::built_in(), marks, at(now))
@@ -38,7 +17,7 @@ fn collateral(items: &[Item], marks: &mut Marks, now: u64) -> Appraised {
 
 #[test]
 fn each_piece_that_is_missing_has_its_reason() {
-    let (sample, items) = tdx();
+    let (sample, items) = files();
     for (missing, reason) in [
         (None, None),
         (Some("tcbInfo"), Some(Reason::CollateralMissing)),
@@ -57,7 +36,7 @@ fn each_piece_that_is_missing_has_its_reason() {
 
 #[test]
 fn both_forms_of_the_same_collateral_give_the_same_inventory() {
-    let (sample, items) = tdx();
+    let (sample, items) = files();
     let file = appraise(sample.name, &sample.file, sample.now);
     let files = collateral(&items, &mut Marks::default(), sample.now);
     assert_eq!(files.refused, []);
@@ -67,7 +46,7 @@ fn both_forms_of_the_same_collateral_give_the_same_inventory() {
 
 #[test]
 fn changed_collateral_is_refused_byte_by_byte() {
-    let (sample, items) = tdx();
+    let (sample, items) = files();
     for (n, item) in items.iter().enumerate().take(4) {
         for at in (0..item.bytes.len()).step_by(item.bytes.len() / 40).skip(1) {
             let mut changed = items.clone();
@@ -81,7 +60,7 @@ fn changed_collateral_is_refused_byte_by_byte() {
 
 #[test]
 fn what_is_older_than_its_mark_is_a_rollback() {
-    let (sample, items) = tdx();
+    let (sample, items) = files();
     let mut marks = Marks::default();
     assert_eq!(collateral(&items, &mut marks, sample.now).refused, []);
     assert_eq!(marks.newest.len(), 4);
@@ -99,7 +78,7 @@ fn what_is_older_than_its_mark_is_a_rollback() {
 
 #[test]
 fn collateral_of_the_future_neither_moves_marks_nor_is_used() {
-    let (sample, items) = tdx();
+    let (sample, items) = files();
     let mut marks = Marks::default();
     let long_ago = 1_600_000_000;
     let appraised = collateral(&items, &mut marks, long_ago);
@@ -110,7 +89,7 @@ fn collateral_of_the_future_neither_moves_marks_nor_is_used() {
 
 #[test]
 fn without_anchors_nothing_is_admitted() {
-    let (sample, items) = tdx();
+    let (sample, items) = files();
     let nobody = Anchors::new(vec![], vec![]);
     let appraised = Collateral::appraise(&items, &nobody, &mut Marks::default(), at(sample.now));
     let reasons: Vec<_> = appraised.refused.iter().map(|(_, f)| f.reason).collect();
@@ -119,7 +98,7 @@ fn without_anchors_nothing_is_admitted() {
 
 #[test]
 fn a_cached_chain_is_judged_anew_each_time() {
-    let (sample, items) = tdx();
+    let (sample, items) = files();
     let full = collateral(&items, &mut Marks::default(), sample.now).collateral;
     let cache = Cache::default();
     let evidence = Evidence::Intel(Quote::parse(&sample.quote).unwrap());

@@ -1,13 +1,13 @@
 //! The connection to the control plane: RA-TLS with a judge of its own, because
 //! the control plane must prove itself before it has sent any configuration.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use countersign_config::bootstrap::ControlPlaneRef;
+use countersign_config::bootstrap::{ControlPlaneRef, read_collateral};
 use countersign_config::{Guard, Inputs, View};
-use countersign_evidence::collateral::{Item, Marks};
+use countersign_evidence::collateral::{Item, Marks, Shelf};
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::peer::{Admission, Judge, Role};
 use countersign_ratls::tls::{Connector, HandshakeError, Profile};
@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
+use super::store::Store;
 use crate::context::Context;
 use crate::heard::{Heard, Listening};
 use crate::verdict::Witness;
@@ -28,9 +29,27 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Control {
     reference: ControlPlaneRef,
+    known: Mutex<Known>,
     view: Arc<ArcSwap<View>>,
     judge: Arc<dyn Judge>,
     expected: IdPattern,
+}
+
+/// What the control plane is verified by.
+#[derive(Debug)]
+struct Known {
+    bundle: Bundle,
+    marks: Marks,
+    /// From the directory of the bootstrap file.
+    own: Vec<Item>,
+    /// From the last snapshot.
+    sent: Vec<Item>,
+    /// Whatever it was verified by before, as long as it is good. A control plane
+    /// that loses a piece takes it from its proxies too; without a memory they
+    /// could never verify it again, and so never hear that it has the piece back.
+    shelf: Shelf,
+    /// Whether the shelf differs from what is on the disk.
+    unsaved: bool,
 }
 
 /// A connection on which the control plane has proved itself.
@@ -47,22 +66,81 @@ impl Control {
         reference: ControlPlaneRef,
         bundle: &Bundle,
         marks: &Marks,
+        store: &Store,
         ctx: &Context,
     ) -> Result<Self, Finding> {
         let expected = IdPattern::parse(reference.id.as_str())?;
         // We have no identity yet. Policies of the bootstrap file speak of us all the same.
         let me = SpiffeId::parse(&format!("spiffe://{}/countersign/proxy", bundle.trust_domain))?;
-        let first = build(&reference, bundle, &[], marks, ctx);
+        let mut known = Known {
+            bundle: bundle.clone(),
+            marks: marks.clone(),
+            own: reference.collateral.clone(),
+            sent: Vec::new(),
+            shelf: Shelf::new(store.collateral()),
+            unsaved: false,
+        };
+        let first = known.build(&reference, ctx);
         let view = Arc::new(ArcSwap::from_pointee(first));
         let guard: Arc<dyn Judge> = Arc::new(Guard::new(me.clone(), Arc::clone(&view), VERDICTS));
         let judge = Arc::new(Witness::new(guard, me));
-        Ok(Self { reference, view, judge, expected })
+        Ok(Self { reference, known: Mutex::new(known), view, judge, expected })
     }
 
     /// A snapshot brought another bundle or newer collateral. The policy stays
     /// that of the bootstrap file: a control plane does not say what it has to prove.
     pub(crate) fn refresh(&self, bundle: &Bundle, collateral: &[Item], marks: &Marks, ctx: &Context) {
-        self.view.store(Arc::new(build(&self.reference, bundle, collateral, marks, ctx)));
+        let mut known = self.known();
+        (known.bundle, known.sent, known.marks) = (bundle.clone(), collateral.to_vec(), marks.clone());
+        self.view.store(Arc::new(known.build(&self.reference, ctx)));
+    }
+
+    /// What is to be stored of the collateral, if that has changed.
+    pub(crate) fn unsaved(&self) -> Option<Vec<Item>> {
+        let mut known = self.known();
+        std::mem::take(&mut known.unsaved).then(|| known.shelf.items().to_vec())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody may have refreshed the directory since: the next attempt knows it.
+    async fn read_again(&self, ctx: &Context) {
+        let Some(directory) = self.reference.collateral_dir.clone() else { return };
+        let read = tokio::task::spawn_blocking(move || read_collateral(&directory)).await;
+        let items = match read {
+            Ok(Ok(items)) => items,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "controlPlane.collateral cannot be read again");
+                return;
+            }
+            Err(_) => return,
+        };
+        let mut known = self.known();
+        if known.own != items {
+            tracing::info!(files = items.len(), "read controlPlane.collateral again");
+            known.own = items;
+            self.view.store(Arc::new(known.build(&self.reference, ctx)));
+        }
+    }
+
+    /// The refusal of the control plane. What we lack to verify it by is our own,
+    /// and no other proxy's, to be mended.
+    fn refused(&self, mut denial: Denial) -> Denial {
+        if denial.reason.is_about_collateral() {
+            let presented = match &self.reference.collateral_dir {
+                Some(directory) => format!("the files in {}", directory.display()),
+                None => "not set".to_owned(),
+            };
+            denial.findings.push(Finding::new(
+                denial.reason,
+                "controlPlane.collateral of this proxy",
+                format!("a directory with current collateral for the control plane at {}", self.address()),
+                presented,
+            ));
+        }
+        denial
     }
 
     /// Where it is.
@@ -82,14 +160,16 @@ impl Control {
         let connector = Connector::new(identity, Arc::clone(&self.judge), self.expected.clone(), &profile)?;
         let shaken = timeout(ctx.limits.handshake_timeout, connector.connect(socket))
             .await
-            .map_err(|_| self.failed("a handshake in time"))?
-            .map_err(|error| match error {
-                HandshakeError::Denied(denial) => {
-                    ctx.metrics.denied(&denial, Role::Server);
-                    denial
-                }
-                other => self.failed(&other.to_string()),
-            })?;
+            .map_err(|_| self.failed("a handshake in time"))?;
+        let shaken = match shaken {
+            Ok(shaken) => shaken,
+            Err(HandshakeError::Denied(denial)) => {
+                ctx.metrics.denied(&denial, Role::Server);
+                self.read_again(ctx).await;
+                return Err(self.refused(denial));
+            }
+            Err(other) => return Err(self.failed(&other.to_string())),
+        };
         // tonic dials again by itself; here each dial is ours, with a judge.
         let (stream, heard) = Listening::new(shaken.stream);
         let once = Mutex::new(Some(TokioIo::new(stream)));
@@ -114,18 +194,21 @@ impl Control {
     }
 }
 
-fn build(reference: &ControlPlaneRef, bundle: &Bundle, newer: &[Item], marks: &Marks, ctx: &Context) -> View {
-    let mut collateral = newer.to_vec();
-    collateral.extend(reference.collateral.iter().cloned());
-    let inputs = Inputs {
-        generation: 0,
-        resources: reference.attestation.iter().cloned().map(Arc::new).collect(),
-        bundles: vec![bundle.clone()],
-        collateral,
-    };
-    let built = View::for_control_plane(inputs, &mut marks.clone(), ctx.clock.now());
-    for (key, reason) in &built.rejected {
-        tracing::error!(resource = %key, reason, "a resource for the control plane cannot be used");
+impl Known {
+    fn build(&mut self, reference: &ControlPlaneRef, ctx: &Context) -> View {
+        let items: Vec<_> = self.sent.iter().chain(&self.own).cloned().collect();
+        let (stock, now) = (self.shelf.stock(&items), ctx.clock.now());
+        let inputs = Inputs {
+            generation: 0,
+            resources: reference.attestation.iter().cloned().map(Arc::new).collect(),
+            bundles: vec![self.bundle.clone()],
+            collateral: stock.items.clone(),
+        };
+        let built = View::for_control_plane(inputs, &mut self.marks.clone(), now);
+        for (key, reason) in &built.rejected {
+            tracing::error!(resource = %key, reason, "a resource for the control plane cannot be used");
+        }
+        self.unsaved |= self.shelf.settle(&stock, &built.view.collateral, now);
+        built.view
     }
-    built.view
 }

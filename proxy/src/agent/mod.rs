@@ -48,7 +48,7 @@ impl Agent {
         let marks = store.marks();
         let (bundle, watched) = watch::channel(Arc::new(bootstrap.bundle.clone()));
         let control =
-            Arc::new(Control::new(bootstrap.control_plane.clone(), &bootstrap.bundle, &marks, ctx)?);
+            Arc::new(Control::new(bootstrap.control_plane.clone(), &bootstrap.bundle, &marks, &store, ctx)?);
         let address = control.address();
         let waits = format!("waiting for the control plane at {address}");
         ctx.readiness.miss(Need::Identity, format!("{waits} to issue a certificate"));

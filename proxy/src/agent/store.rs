@@ -6,12 +6,15 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use countersign_evidence::collateral::Marks;
+use countersign_config::bootstrap::read_collateral;
+use countersign_evidence::Fingerprint;
+use countersign_evidence::collateral::{Item, Marks};
 use countersign_ratls::Bundle;
 use countersign_wire::{MAX_SNAPSHOT, Snapshot, Unverified};
 
 const SNAPSHOT: &str = "snapshot";
 const MARKS: &str = "marks.json";
+const COLLATERAL: &str = "collateral";
 /// Above every genuine file, so that a damaged disk cannot fill the memory.
 const LARGEST: u64 = MAX_SNAPSHOT as u64 + (32 << 20);
 
@@ -45,6 +48,36 @@ impl Store {
         })
     }
 
+    /// The collateral by which the control plane was verified last.
+    pub(crate) fn collateral(&self) -> Vec<Item> {
+        read_collateral(&self.directory.join(COLLATERAL)).unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::error!(%error, "the stored collateral cannot be read");
+            }
+            Vec::new()
+        })
+    }
+
+    /// Keeps the collateral by which the control plane is verified, and nothing
+    /// else. Files are named by their content, so that a crash leaves no mixture.
+    pub(crate) fn keep_collateral(&self, items: &[Item]) -> io::Result<()> {
+        let directory = self.directory.join(COLLATERAL);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        let names: Vec<_> = items.iter().map(|item| Fingerprint::of(&item.bytes).to_string()).collect();
+        for (item, name) in items.iter().zip(&names) {
+            if !directory.join(name).exists() {
+                self.write(&format!("{COLLATERAL}/{name}"), &item.bytes)?;
+            }
+        }
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            if !names.iter().any(|name| entry.file_name() == name.as_str()) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps both.
     pub(crate) fn keep(&self, snapshot: &Snapshot, marks: &Marks) -> io::Result<()> {
         self.write(MARKS, &serde_json::to_vec(marks)?)?;
@@ -75,8 +108,9 @@ impl Store {
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&fresh, self.directory.join(name))?;
-        fs::File::open(&self.directory)?.sync_all()
+        let path = self.directory.join(name);
+        fs::rename(&fresh, &path)?;
+        fs::File::open(path.parent().unwrap_or(&self.directory))?.sync_all()
     }
 }
 
@@ -114,6 +148,20 @@ mod tests {
         assert_eq!(store.marks(), marks);
         let mode = fs::metadata(dir.path().join("state/snapshot")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn collateral_comes_back_and_what_is_no_longer_used_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let item = |text: &str| Item { name: text.to_owned(), bytes: text.as_bytes().to_vec() };
+        let bytes = || -> Vec<_> { store.collateral().into_iter().map(|item| item.bytes).collect() };
+        assert!(bytes().is_empty());
+        store.keep_collateral(&[item("old"), item("crl")]).unwrap();
+        store.keep_collateral(&[item("crl"), item("new")]).unwrap();
+        let mut kept = bytes();
+        kept.sort();
+        assert_eq!(kept, [b"crl".to_vec(), b"new".to_vec()]);
     }
 
     #[test]

@@ -248,7 +248,14 @@ impl SubscriptionAgent {
     /// After the snapshot is in use: the disk must not delay a revocation.
     async fn keep(&self, snapshot: Arc<Snapshot>) {
         let (store, marks) = (self.store.clone(), self.marks.clone());
-        let kept = tokio::task::spawn_blocking(move || store.keep(&snapshot, &marks)).await;
+        let collateral = self.control.unsaved();
+        let kept = tokio::task::spawn_blocking(move || {
+            if let Some(items) = collateral {
+                store.keep_collateral(&items)?;
+            }
+            store.keep(&snapshot, &marks)
+        });
+        let kept = kept.await;
         match kept {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the snapshot is in use but could not be stored"),

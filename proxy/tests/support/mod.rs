@@ -188,6 +188,7 @@ spec:
                 id: SpiffeId::parse("spiffe://prod.example/countersign/control-plane").unwrap(),
                 attestation: Vec::new(),
                 collateral: Vec::new(),
+                collateral_dir: None,
             },
             inbound,
             outbound,

@@ -133,7 +133,7 @@ pub(crate) fn tcg_log(
     }
     // A TPM's log is none of a TDX guest, and is never mistaken for one.
     match run(media_type::CCEL, &log, &[[7; 48]; 4]) {
-        Ok(_) => return Err("replayed onto registers of a TDX guest".to_owned().into()),
+        Ok(_) => Err("replayed onto registers of a TDX guest".to_owned().into()),
         Err(_) => Ok(format!("{events} events, {compared} registers compared")),
     }
 }

@@ -21,9 +21,10 @@ const MAX_CERTIFICATES: usize = 4096;
 /// A set of items, sorted but not verified.
 #[derive(Default)]
 pub(super) struct Intake {
-    pub(super) certificates: Vec<Arc<Certificate>>,
-    pub(super) crls: Vec<(String, Vec<u8>)>,
-    pub(super) signed: Vec<(String, Kind, String, [u8; 64])>,
+    /// Each with the index of the first item that has it.
+    pub(super) certificates: Vec<(usize, Arc<Certificate>)>,
+    pub(super) crls: Vec<(usize, Vec<u8>)>,
+    pub(super) signed: Vec<(usize, Kind, String, [u8; 64])>,
     pub(super) refused: Vec<(String, Finding)>,
 }
 
@@ -44,13 +45,13 @@ struct QvlCollateral {
 
 impl Intake {
     /// Sorts one item; what cannot be read is refused by its name.
-    pub(super) fn sort(&mut self, item: &Item) {
-        if let Err(finding) = self.read(&item.name, &item.bytes) {
+    pub(super) fn sort(&mut self, index: usize, item: &Item) {
+        if let Err(finding) = self.read(index, &item.bytes) {
             self.refused.push((item.name.clone(), finding));
         }
     }
 
-    fn read(&mut self, name: &str, bytes: &[u8]) -> Result<(), Finding> {
+    fn read(&mut self, index: usize, bytes: &[u8]) -> Result<(), Finding> {
         if bytes.len() > MAX_ITEM {
             return Err(Finding::new(
                 Reason::Oversized,
@@ -60,11 +61,11 @@ impl Intake {
             ));
         }
         match bytes.trim_ascii() {
-            [0x30, ..] if self.read_der(name, bytes).is_ok() => Ok(()),
-            text if is_pem(text) => self.read_pem(name, text),
-            [b'{', ..] => self.read_json(name, bytes),
+            [0x30, ..] if self.read_der(index, bytes).is_ok() => Ok(()),
+            text if is_pem(text) => self.read_pem(index, text),
+            [b'{', ..] => self.read_json(index, bytes),
             text => match decode_text(text) {
-                Some(der) => self.read_der(name, &der),
+                Some(der) => self.read_der(index, &der),
                 None => Err(invalid(
                     "collateral",
                     "a certificate, CRL, TCB info or QE identity",
@@ -74,57 +75,57 @@ impl Intake {
         }
     }
 
-    fn read_der(&mut self, name: &str, der: &[u8]) -> Result<(), Finding> {
+    fn read_der(&mut self, index: usize, der: &[u8]) -> Result<(), Finding> {
         match Certificate::parse(der) {
-            Ok(certificate) => self.add(certificate),
+            Ok(certificate) => self.add(index, certificate),
             Err(_) => {
                 Crl::peek_issuer(der)?;
-                self.crls.push((name.to_owned(), der.to_vec()));
+                self.crls.push((index, der.to_vec()));
                 Ok(())
             }
         }
     }
 
-    fn read_pem(&mut self, name: &str, text: &[u8]) -> Result<(), Finding> {
+    fn read_pem(&mut self, index: usize, text: &[u8]) -> Result<(), Finding> {
         for block in pem_blocks(text, MAX_BLOCKS)? {
-            self.read_der(name, &block.der)?;
+            self.read_der(index, &block.der)?;
         }
         Ok(())
     }
 
-    fn read_json(&mut self, name: &str, bytes: &[u8]) -> Result<(), Finding> {
+    fn read_json(&mut self, index: usize, bytes: &[u8]) -> Result<(), Finding> {
         let text = std::str::from_utf8(bytes).map_err(|_| invalid("document", "UTF-8", "other bytes"))?;
         if let Ok(file) = serde_json::from_str::<QvlCollateral>(text) {
-            return self.read_qvl(name, &file);
+            return self.read_qvl(index, &file);
         }
         let signed = Signed::parse(text)?;
-        self.signed.push((name.to_owned(), signed.kind, signed.body.to_owned(), signed.signature));
+        self.signed.push((index, signed.kind, signed.body.to_owned(), signed.signature));
         Ok(())
     }
 
-    fn read_qvl(&mut self, name: &str, file: &QvlCollateral) -> Result<(), Finding> {
+    fn read_qvl(&mut self, index: usize, file: &QvlCollateral) -> Result<(), Finding> {
         let chains =
             [&file.pck_crl_issuer_chain, &file.tcb_info_issuer_chain, &file.qe_identity_issuer_chain];
         for chain in chains.into_iter().chain(&file.pck_certificate_chain) {
-            self.read_pem(name, chain.as_bytes())?;
+            self.read_pem(index, chain.as_bytes())?;
         }
         for crl in [&file.root_ca_crl, &file.pck_crl] {
             let der = decode_text(crl.as_bytes())
                 .ok_or_else(|| invalid("CRL", "hexadecimal or base64", "other text"))?;
-            self.read_der(name, &der)?;
+            self.read_der(index, &der)?;
         }
         for (kind, body, signature) in [
             (Kind::TcbInfo, &file.tcb_info, &file.tcb_info_signature),
             (Kind::QeIdentity, &file.qe_identity, &file.qe_identity_signature),
         ] {
             let signed = Signed::from_parts(kind, body, signature)?;
-            self.signed.push((name.to_owned(), kind, body.clone(), signed.signature));
+            self.signed.push((index, kind, body.clone(), signed.signature));
         }
         Ok(())
     }
 
-    fn add(&mut self, certificate: Certificate) -> Result<(), Finding> {
-        if self.certificates.iter().any(|c| c.fingerprint() == certificate.fingerprint()) {
+    fn add(&mut self, index: usize, certificate: Certificate) -> Result<(), Finding> {
+        if self.certificates.iter().any(|(_, c)| c.fingerprint() == certificate.fingerprint()) {
             return Ok(());
         }
         if self.certificates.len() >= MAX_CERTIFICATES {
@@ -135,7 +136,7 @@ impl Intake {
                 "more",
             ));
         }
-        self.certificates.push(Arc::new(certificate));
+        self.certificates.push((index, Arc::new(certificate)));
         Ok(())
     }
 }

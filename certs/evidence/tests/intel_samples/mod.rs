@@ -59,3 +59,24 @@ pub fn appraise(name: &str, file: &[u8], now: u64) -> Collateral {
     assert_eq!(appraised.refused, [], "{name}");
     appraised.collateral
 }
+
+/// The TDX sample, and its collateral as the files that Intel publishes.
+pub fn files() -> (Sample, Vec<Item>) {
+    let sample =
+        samples(&crate::oracle::package("dcap-qvl")).into_iter().find(|s| s.name == "tdx_quote").unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&sample.file).unwrap();
+    let text = |key: &str| json[key].as_str().unwrap().to_owned();
+    let signed = |outer: &str, key: &str| {
+        format!("{{\"{outer}\":{},\"signature\":\"{}\"}}", text(key), text(&format!("{key}_signature")))
+    };
+    let items = [
+        ("tcbInfo", signed("tcbInfo", "tcb_info")),
+        ("qeIdentity", signed("enclaveIdentity", "qe_identity")),
+        ("rootCrl", text("root_ca_crl")),
+        ("pckCrl", text("pck_crl")),
+        ("pckChain", text("pck_crl_issuer_chain")),
+        ("tcbChain", text("tcb_info_issuer_chain")),
+    ];
+    let items = items.map(|(name, text)| Item { name: name.to_owned(), bytes: text.into_bytes() });
+    (sample, items.into())
+}
