@@ -57,21 +57,6 @@ async fn a_handshake_that_takes_too_long_is_given_up() {
 }
 
 #[tokio::test]
-async fn hops_beyond_the_limit_are_refused_on_the_side_of_the_called() {
-    let pair = Pair::at("L1", World::new(), |b| b.limits.hops = 1).await;
-    let first = Raw::connect(&pair).await;
-    let (mut hop, connection) = Raw::unserved(&pair).await;
-    // The connection ends before it has answered anything.
-    let uri = format!("ledger:{}", pair.port);
-    let (ended, answer) = tokio::join!(connection, hop.try_ask(Method::CONNECT, &uri));
-    assert!(ended.is_err() || answer.is_none());
-    assert!(refused(&pair.ledger.metrics(), "inbound"), "{}", pair.ledger.metrics());
-    assert_eq!(pair.ledger.ctx.live.len(), 1);
-    drop(first);
-    pair.end().await;
-}
-
-#[tokio::test]
 async fn hops_beyond_the_limit_are_refused_on_the_side_of_the_caller() {
     let one = |b: &mut countersign_config::bootstrap::ProxyBootstrap| {
         b.limits.hops = 1;

@@ -61,7 +61,8 @@ fn session(hop: &Hop, session: &Session, now: Moment) -> Value {
     let state = session.state();
     let proof = hop.proof();
     let ago = |at: Duration| now.monotonic.saturating_sub(at).as_secs();
-    let ahead = |at: Duration| at.saturating_sub(now.monotonic).as_secs();
+    // Rounded up: 0 says that it is due now.
+    let ahead = |at: Duration| at.saturating_sub(now.monotonic).as_millis().div_ceil(1000);
     let direction = |direction: &Direction| {
         json!({
             "level": direction.level,

@@ -166,7 +166,7 @@ impl Challenger {
     }
 
     /// The peer's evidence.
-    pub(super) fn evidence(
+    pub(super) fn take_evidence(
         &mut self,
         common: &Common,
         out: &mut Outbox,

@@ -50,7 +50,7 @@ impl Endpoint {
                 self.gate_round()?;
                 self.prover.challenge(&self.common, payload, self.challenger.nonce(), now)
             }
-            Kind::Evidence => self.challenger.evidence(&self.common, &mut self.out, payload),
+            Kind::Evidence => self.challenger.take_evidence(&self.common, &mut self.out, payload),
             Kind::Result => self.result(payload, now),
             Kind::Drain => {
                 let farewell = Farewell::decode(payload)?;
