@@ -16,7 +16,7 @@ use super::fields::MAX_TYPES;
 use super::frame::{Decoder, Kind};
 use super::message::{Hello, feature};
 use super::prover::Prover;
-use super::renewal::Renewal;
+use super::renewal::{Judging, Renewal};
 use super::state::{Phase, State};
 use super::terms::{Channel, Demands, Moment, Offer, OnFailure, Random};
 use crate::identity::Identity;
@@ -238,10 +238,7 @@ impl Endpoint {
     /// The answer to [`Action::Judge`]: the same chain, parsed and admitted.
     pub fn judged(&mut self, judgement: Result<&Presented, Denial>, now: Moment) {
         let Some(judging) = self.renewal.judged().filter(|_| !self.end.is_cut()) else { return };
-        let done = match judgement {
-            Ok(presented) => self.adopt(&judging, presented, now),
-            Err(denial) => Err(denial.into()),
-        };
+        let done = self.adopt(&judging, judgement, now);
         if done.is_err() {
             // Its evidence from here on would be for a key that we do not take up.
             self.challenger.give_up();
@@ -249,9 +246,14 @@ impl Endpoint {
         self.settle(done, now);
     }
 
-    fn adopt(&mut self, judging: &[u8; 32], presented: &Presented, now: Moment) -> Result<(), Failure> {
-        self.renewal.adopt(&mut self.common, judging, presented)?;
-        self.peer_expires = Expiry::new(presented.not_after, now);
+    fn adopt(
+        &mut self,
+        judging: &Judging,
+        judgement: Result<&Presented, Denial>,
+        now: Moment,
+    ) -> Result<(), Failure> {
+        self.renewal.adopt(&mut self.common, judging, judgement)?;
+        self.peer_expires = Expiry::new(self.common.channel.peer.not_after, now);
         self.challenger.renewed(&self.common, now)
     }
 

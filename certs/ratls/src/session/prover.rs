@@ -203,7 +203,9 @@ impl Prover {
             return Err(Finding::new(Reason::Malformed, "Result round", expected, presented).into());
         }
         let ours = sha256(&binder);
-        if result.binder_sha256 != ours {
+        // Who refuses for the binding has another one: that is what he says.
+        let refused = matches!(result.outcome, Outcome::Reject(_));
+        if result.binder_sha256 != ours && !refused {
             let presented = hex::encode(result.binder_sha256);
             return Err(
                 Finding::new(Reason::BindingMismatch, "Result binder", hex::encode(ours), presented).into()

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_evidence::{Finding, Reason};
+use countersign_evidence::{Denial, Finding, Reason};
 use rustls::SignatureScheme;
 use rustls_pki_types::CertificateDer;
 
@@ -38,10 +38,18 @@ pub(super) struct Renewal {
     /// Ours that is not sent yet.
     pending: Option<Arc<Identity>>,
     sent_at: Option<Duration>,
-    /// The peer's that is being judged: the digest of its chain.
-    judging: Option<[u8; 32]>,
+    /// The peer's that is being judged.
+    judging: Option<Judging>,
     pub(super) own_serial: u64,
     pub(super) peer_serial: u64,
+}
+
+/// A new identity of the peer that passed all checks but the judge.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judging {
+    /// Of its chain.
+    digest: [u8; 32],
+    spki_sha256: [u8; 32],
 }
 
 impl Renewal {
@@ -126,7 +134,7 @@ impl Renewal {
         }
         let message = statement(common, common.channel.side.other(), frame.serial, &presented.spki_sha256)?;
         check_signature(&frame, &message)?;
-        self.judging = Some(presented.digest);
+        self.judging = Some(Judging { digest: presented.digest, spki_sha256: presented.spki_sha256 });
         Ok(frame.chain)
     }
 
@@ -135,22 +143,26 @@ impl Renewal {
         self.judging.is_some()
     }
 
-    /// No judgement is awaited any more. The digest of the chain that was judged.
-    pub(super) const fn judged(&mut self) -> Option<[u8; 32]> {
+    /// No judgement is awaited any more. What was judged.
+    pub(super) const fn judged(&mut self) -> Option<Judging> {
         self.judging.take()
     }
 
-    /// The peer's new identity was admitted: it is the peer's from here on.
+    /// If it was admitted, the peer's new identity is the peer's from here on.
     pub(super) fn adopt(
         &mut self,
         common: &mut Common,
-        judging: &[u8; 32],
-        presented: &Presented,
+        judging: &Judging,
+        judgement: Result<&Presented, Denial>,
     ) -> Result<(), Failure> {
-        if presented.digest != *judging {
+        // Whatever comes of it, the peer's challenges name its new key from here
+        // on: on a hop that drains for want of a judgement, our evidence must not
+        // look forged.
+        common.channel.peer.spki_sha256 = judging.spki_sha256;
+        let presented = judgement?;
+        if presented.digest != judging.digest {
             return Err(unusable("a judgement on the chain that came", "one on another").into());
         }
-        common.channel.peer.spki_sha256 = presented.spki_sha256;
         common.channel.peer.not_after = presented.not_after;
         self.peer_serial += 1;
         Ok(())

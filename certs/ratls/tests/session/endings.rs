@@ -337,6 +337,22 @@ fn a_hop_ends_with_the_first_certificate_and_drains_before() {
     }
 }
 
+/// Whoever moves the wall clock gains nothing in either direction.
+#[test]
+fn a_certificate_is_over_by_the_clock_that_says_so_first() {
+    let mut jumped = after(10.0);
+    jumped.unix += 31 * 86_400;
+    let mut set_back = after(30.0 * 86_400.0 + 1.0);
+    set_back.unix = crate::common::NOW;
+    for now in [jumped, set_back] {
+        let mut hop = Hop::open();
+        assert!(!hop.client.endpoint.usable(now));
+        hop.client.pump(now);
+        assert_eq!(hop.client.ended(), Some((Reason::SvidExpired, false)));
+        assert!(!hop.client.cut().unwrap().distrust);
+    }
+}
+
 #[test]
 fn a_hop_lives_a_day_at_most() {
     let mut hop =

@@ -30,11 +30,10 @@ fn as_party(identity: &Identity) -> Party {
     }
 }
 
-/// An open hop whose ends have real identities, and these.
-fn hop() -> (Hop, Arc<Identity>, Arc<Identity>) {
-    let (client, server) = (identity(Side::Client), identity(Side::Server));
+/// An open hop whose ends have these identities, and the hash of its Hellos.
+fn hop_of(client: &Identity, server: &Identity) -> (Hop, [u8; 64]) {
     let mut hop = Hop::mutual();
-    for (side, own, peer) in [(Side::Client, &client, &server), (Side::Server, &server, &client)] {
+    for (side, own, peer) in [(Side::Client, client, server), (Side::Server, server, client)] {
         let channel = countersign_ratls::session::Channel {
             own: as_party(own),
             peer: as_party(peer),
@@ -42,9 +41,17 @@ fn hop() -> (Hop, Arc<Identity>, Arc<Identity>) {
         };
         *hop.node(side) = Node::new(channel, demands(), offer(), side as u64 + 10);
     }
+    hop.client.pump(hop.now);
+    hop.server.pump(hop.now);
+    let hellos = hello_hash(&hop.client.sent[0].1, &hop.server.sent[0].1);
     hop.settle();
     assert!(hop.client.is_open());
-    (hop, client, server)
+    (hop, hellos)
+}
+
+fn hop() -> (Hop, Arc<Identity>, Arc<Identity>) {
+    let (client, server) = (identity(Side::Client), identity(Side::Server));
+    (hop_of(&client, &server).0, client, server)
 }
 
 #[test]
@@ -202,7 +209,8 @@ fn only_our_own_identity_is_announced() {
 /// An Identity frame of the client, made from outside with everything that is
 /// needed for it; `change` spoils it.
 fn forged(change: impl FnOnce(&mut Forgery)) -> (Hop, Vec<u8>) {
-    let (mut hop, client, _) = hop_with_hellos();
+    let client = identity(Side::Client);
+    let (hop, hellos) = hop_of(&client, &identity(Side::Server));
     let identity = identity(Side::Client);
     let mut forgery = Forgery {
         signer: Arc::clone(&identity),
@@ -211,7 +219,7 @@ fn forged(change: impl FnOnce(&mut Forgery)) -> (Hop, Vec<u8>) {
         server: false,
         serial: 1,
         old: client.spki_sha256,
-        hellos: hop.1,
+        hellos,
     };
     change(&mut forgery);
     let new = forgery.chain.spki_sha256;
@@ -227,8 +235,7 @@ fn forged(change: impl FnOnce(&mut Forgery)) -> (Hop, Vec<u8>) {
     let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ECDSA_NISTP384_SHA384];
     let signature = forgery.signer.key.choose_scheme(&schemes).unwrap().sign(&message).unwrap();
     let frame = NewIdentity { chain: forgery.chain.chain.clone(), signature, serial: forgery.serial };
-    hop.0.settle();
-    (hop.0, frame.encode())
+    (hop, frame.encode())
 }
 
 struct Forgery {
@@ -239,24 +246,6 @@ struct Forgery {
     serial: u64,
     old: [u8; 32],
     hellos: [u8; 64],
-}
-
-fn hop_with_hellos() -> ((Hop, [u8; 64]), Arc<Identity>, Arc<Identity>) {
-    let (client, server) = (identity(Side::Client), identity(Side::Server));
-    let mut hop = Hop::mutual();
-    for (side, own, peer) in [(Side::Client, &client, &server), (Side::Server, &server, &client)] {
-        let channel = countersign_ratls::session::Channel {
-            own: as_party(own),
-            peer: as_party(peer),
-            ..channel(side, 0x55)
-        };
-        *hop.node(side) = Node::new(channel, demands(), offer(), side as u64 + 10);
-    }
-    hop.client.pump(hop.now);
-    hop.server.pump(hop.now);
-    let hellos = hello_hash(&hop.client.sent[0].1, &hop.server.sent[0].1);
-    hop.settle();
-    ((hop, hellos), client, server)
 }
 
 fn outcome(change: impl FnOnce(&mut Forgery)) -> Option<Reason> {
@@ -379,6 +368,44 @@ fn a_certificate_that_is_refused_ends_the_hop_by_the_matrix() {
         hop.pass(10.0);
         assert_eq!(hop.server.ended(), Some((reason, false)));
     }
+}
+
+/// Evidence for the refused key may be on its way: it accuses nobody.
+#[test]
+fn a_hop_that_drains_over_a_certificate_is_not_cut_for_its_evidence() {
+    let (mut hop, ..) = hop();
+    hop.server.admits_at_once = false;
+    let due = hop.server.endpoint.state().peer.next.unwrap();
+    hop.pass((due - hop.now.monotonic).as_secs_f64() - 0.5);
+    hop.client.endpoint.renew(&identity(Side::Client), hop.now).unwrap();
+    hop.client.pump(hop.now);
+    hop.now = after(due.as_secs_f64() + 0.1);
+    hop.server.pump(hop.now);
+    // The Identity and the Challenge cross.
+    assert_eq!(hop.server.sent.back().unwrap().0, Kind::Challenge);
+    hop.carry();
+    hop.server.endpoint.judged(Err(denial(Reason::CollateralMissing)), hop.now);
+    hop.pass(20.0);
+    assert!(hop.client.endpoint.state().own.in_round);
+    assert!(hop.server.drain().is_some() && hop.server.cut().is_none(), "{:?}", hop.server.events);
+    hop.pass(15.0);
+    assert_eq!(hop.server.ended(), Some((Reason::CollateralMissing, false)));
+}
+
+#[test]
+fn a_certificate_for_our_own_key_is_none_of_the_peer() {
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    let with = |side: Side| {
+        let cmw = crate::common::cmw_with(crate::common::sha256(&key.spki()), |expected| expected);
+        let chain = MESH.chain(&key, party(side).id.as_str(), Some(&cmw));
+        Arc::new(Identity::new(chain, &key).unwrap())
+    };
+    let (client, server) = (identity(Side::Client), with(Side::Server));
+    let (mut hop, _) = hop_of(&client, &server);
+    // Somebody who has our key, and a certificate for it by the peer's name.
+    hop.client.endpoint.renew(&with(Side::Client), hop.now).unwrap();
+    hop.settle();
+    assert_eq!(hop.server.ended(), Some((Reason::SelfConnection, false)));
 }
 
 #[test]
