@@ -121,36 +121,42 @@ fn dependencies_run_one_way() {
     }
 }
 
-/// Files of our programs that ask an attester for evidence: the queue, which
-/// hashes what it is given, and the command that makes evidence of an emulated
-/// machine for tests (3-attestation, A14).
+/// Files that ask an attester for evidence: the queue, which hashes what it is
+/// given, and the command that makes evidence of an emulated machine for tests
+/// (3-attestation, A14).
 const MAY_QUOTE: [&str; 2] = ["certs/quoting/src/source.rs", "cli/src/commands/emulate.rs"];
 
 #[test]
 fn nothing_but_the_queue_asks_a_device_for_quotes() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut open: Vec<PathBuf> = ["certs", "config", "control-plane", "proxy", "cli"].map(Into::into).into();
+    let metadata = metadata();
+    let (names, edges) = graph(&metadata, false);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a parent").to_owned();
+    let attester = names.iter().find(|(_, name)| *name == "countersign-attester").expect("the attester").0;
+    // Whoever depends on the attester, and is a program or in one.
+    let mut open: Vec<PathBuf> = metadata["packages"]
+        .as_array()
+        .expect("packages")
+        .iter()
+        .filter(|package| edges[package["id"].as_str().unwrap()].contains(attester))
+        .filter(|package| {
+            !["countersign-tests", "countersign-benches"].contains(&package["name"].as_str().unwrap())
+        })
+        .map(|package| Path::new(package["manifest_path"].as_str().unwrap()).with_file_name("src"))
+        .collect();
+    assert!(open.len() >= 6, "{open:?}");
     let mut quoting = BTreeSet::new();
     while let Some(path) = open.pop() {
-        for entry in std::fs::read_dir(root.join(&path)).expect("a directory") {
-            let entry = entry.expect("an entry");
-            let path = path.join(entry.file_name());
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.file_type().expect("a type").is_dir() {
-                // The drivers themselves, and tests.
-                if name != "tests" && path != Path::new("certs/attester") {
-                    open.push(path);
-                }
-            } else if name.ends_with(".rs") && name != "tests.rs" {
-                let text = std::fs::read_to_string(entry.path()).expect("text");
-                let text = text.split("#[cfg(test)]\nmod ").next().expect("a first part");
-                // `Attester::evidence` is the only method of this name with an argument.
-                if text
-                    .match_indices(".evidence(")
-                    .any(|(at, call)| !text[at + call.len()..].starts_with(')'))
-                {
-                    quoting.insert(path.to_string_lossy().into_owned());
-                }
+        if path.is_dir() {
+            open.extend(
+                std::fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry").path()),
+            );
+        } else if path.extension().is_some_and(|kind| kind == "rs") && !path.ends_with("tests.rs") {
+            let text = std::fs::read_to_string(&path).expect("text");
+            let text = text.split("#[cfg(test)]\nmod ").next().expect("a first part");
+            // `Attester::evidence` is the only method of this name with an argument.
+            if text.match_indices(".evidence(").any(|(at, call)| !text[at + call.len()..].starts_with(')')) {
+                quoting
+                    .insert(path.strip_prefix(&root).expect("below the root").to_string_lossy().into_owned());
             }
         }
     }

@@ -112,7 +112,11 @@ fn words(line: &str) -> Result<Vec<String>, &'static str> {
 }
 
 fn countersign(arguments: &[String]) -> Output {
-    let program = profile().join("countersign");
+    run("countersign", arguments)
+}
+
+fn run(program: &str, arguments: &[String]) -> Output {
+    let program = profile().join(program);
     assert!(
         program.is_file(),
         "{} is missing: run `cargo build --workspace --bins` first",
@@ -129,7 +133,7 @@ fn every_command_line_of_the_documentation_is_one_that_the_program_takes() {
     {
         for command in commands(block) {
             let program = command[0].rsplit('/').next().unwrap();
-            if program != "countersign" {
+            if !matches!(program, "countersign" | "countersign-broker" | "countersign-proxy") {
                 continue;
             }
             count += 1;
@@ -138,7 +142,7 @@ fn every_command_line_of_the_documentation_is_one_that_the_program_takes() {
             let mut arguments = command[1..].to_vec();
             let position = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
             arguments.insert(position, "--help".to_owned());
-            let output = countersign(&arguments);
+            let output = run(program, &arguments);
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{}: `{}`: {said}", block.place, command.join(" "));
         }

@@ -13,6 +13,8 @@ const CRATES: &[(&str, &str)] = &[
     ("evidence", "certs/evidence"),
     ("attester", "certs/attester"),
     ("ratls", "certs/ratls"),
+    ("quoting", "certs/quoting"),
+    ("broker", "certs/broker"),
     ("config", "config"),
     ("wire", "control-plane/wire"),
     ("control-plane", "control-plane"),
