@@ -216,7 +216,7 @@ fn every_yaml_document_of_the_documentation_is_valid() {
 
 #[test]
 fn every_block_says_what_it_is() {
-    let known = ["sh", "bash", "yaml", "text", "rust", "toml", "json", "console"];
+    let known = ["sh", "bash", "yaml", "text", "rust", "toml", "ini", "json", "console"];
     for block in blocks() {
         assert!(known.contains(&block.language.as_str()), "{}: a block of {:?}", block.place, block.language);
     }
