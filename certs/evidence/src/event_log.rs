@@ -9,7 +9,7 @@
 //!
 //! Three forms are understood, each by its media type: [our own](native) for
 //! RTMR 3, the log of the firmware ([TCG](tcg), from the ACPI table CCEL), and
-//! that of [dstack](dstack) guests.
+//! that of dstack guests.
 
 mod dstack;
 pub mod native;

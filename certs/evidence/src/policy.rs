@@ -92,7 +92,7 @@ pub struct Policy {
     pub any_of: Vec<Alternative>,
     /// The evidence may be at most this old, in seconds. The age of evidence in
     /// a certificate counts from the moment at which the issuer's challenge was
-    /// answered, which the caller of [`appraise`](crate::appraise) knows.
+    /// answered, which the caller of [`appraise`](crate::appraise()) knows.
     pub max_evidence_age: Option<u64>,
 }
 

@@ -1,5 +1,5 @@
 //! Trust bundles (SPIFFE Trust Domain and Bundle specification): what chains
-//! are validated to. Their documents are in [`crate::jwks`].
+//! are validated to. Their documents are in `jwks`.
 
 use countersign_evidence::{Finding, Reason, UnixTime};
 use rustls_pki_types::{CertificateDer, TrustAnchor};

@@ -1,6 +1,6 @@
 //! Evidence in certificates: `id-pe-cmw` (RFC 9999) with our collection, and on
 //! request CCC Interoperable RA-TLS. What a policy does with a foreign form it
-//! decides from [`Form`](crate::peer::Form); here only the binding is checked.
+//! decides from [`Form`]; here only the binding is checked.
 
 use std::borrow::Cow;
 

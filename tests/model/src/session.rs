@@ -2,9 +2,9 @@
 //! does, without time, bytes and sizes.
 //!
 //! Where to find it there: [`Session::start`] and [`Session::receive`] are
-//! `endpoint`, the fields under *challenger* and [`Session::ask`] are
+//! `endpoint`, the fields under *challenger* and `Session::ask` are
 //! `challenger`, those under *prover* and [`Session::answer`] are `prover`,
-//! [`Session::renew`] and [`Session::adopt`] are `renewal`.
+//! `Session::renew` and `Session::adopt` are `renewal`.
 
 use crate::defences::{Defence, Defences};
 use crate::terms::{
