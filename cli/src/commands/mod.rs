@@ -162,8 +162,9 @@ mod tests {
         let mut ours = 0;
         for line in pages.into_iter().flat_map(shell_lines) {
             let line = line.split(['|', '>', '#']).next().unwrap().trim();
-            let known = ["make ", "curl ", "export ", "countersign-proxy ", "countersign-control-plane "];
-            if line.is_empty() || known.iter().any(|program| line.starts_with(program)) {
+            let ours_too = ["countersign-proxy ", "countersign-control-plane ", "countersign-broker "];
+            let mut known = ["make ", "curl ", "export "].into_iter().chain(ours_too);
+            if line.is_empty() || known.any(|program| line.starts_with(program)) {
                 continue;
             }
             if let Err(error) = Cli::try_parse_from(line.split_whitespace()) {
