@@ -56,6 +56,9 @@ struct Inner {
     challenged: Option<UnixTime>,
     /// What a cut is due to, while it is not a frame of the peer or its absence.
     cause: Option<fn(Denial) -> Cause>,
+    /// Whether the verdict that comes back from the machine is one of ours, which
+    /// was counted when it was made.
+    counted: bool,
 }
 
 /// A hop on its way to its end.
@@ -91,6 +94,7 @@ impl Session {
             open: false,
             challenged: None,
             cause: None,
+            counted: false,
         };
         Ok(Self {
             inner: Mutex::new(inner),
@@ -183,10 +187,10 @@ impl Hop {
         }
         ctx.metrics.denied(&denial, self.role);
         let mut inner = session.lock();
-        inner.cause = Some(cause);
+        (inner.cause, inner.counted) = (Some(cause), true);
         inner.endpoint.reviewed(Err(denial), ctx.clock.moment());
         self.pump(session, &mut inner, ctx);
-        inner.cause = None;
+        (inner.cause, inner.counted) = (None, false);
         drop(inner);
         session.wake.notify_one();
         self.cut.cause().map_or(Ok(()), |cause| Err(cause.denial()))
@@ -272,11 +276,15 @@ impl Hop {
                 Action::Appraise(received) => {
                     let challenged = inner.challenged.unwrap_or(UnixTime::since_unix_epoch(Duration::ZERO));
                     let verdict = self.appraise(session, &received, challenged, ctx);
+                    inner.counted = verdict.is_err();
                     inner.endpoint.appraised(verdict, ctx.clock.moment());
                 }
                 Action::Judge(chain) => match self.judge_renewed(&chain, ctx) {
                     Ok(admission) => inner.endpoint.judged(Ok(&admission.presented), ctx.clock.moment()),
-                    Err(denial) => inner.endpoint.judged(Err(denial), ctx.clock.moment()),
+                    Err(denial) => {
+                        inner.counted = true;
+                        inner.endpoint.judged(Err(denial), ctx.clock.moment());
+                    }
                 },
                 Action::Open => inner.open = true,
                 Action::Accepted(accepted) => {
@@ -303,9 +311,13 @@ impl Hop {
         session.drain.cancel();
     }
 
-    fn falls(&self, inner: &Inner, cut: Cut, ctx: &Context) {
+    fn falls(&self, inner: &mut Inner, cut: Cut, ctx: &Context) {
         let Cut { denial, wire, by_peer, distrust } = cut;
         if distrust {
+            if !std::mem::take(&mut inner.counted) {
+                // The machine has found out by itself.
+                ctx.metrics.denied(&denial, self.role);
+            }
             ctx.crowd.distrust(self.admission().presented.spki_sha256, &denial, ctx);
         }
         let cause = match inner.cause {

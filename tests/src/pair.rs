@@ -88,6 +88,15 @@ impl Pair {
         TcpStream::connect(self.web.outbound()).await.unwrap()
     }
 
+    /// The next generation, which decides as the one before: what is remembered of
+    /// failures for one generation is forgotten.
+    pub async fn another_generation(&self) {
+        let same = Policy { svid_lifetime: 3599, ..Policy::default() };
+        let generation = self.mesh.apply(&same).await;
+        self.web.uses(generation).await;
+        self.ledger.uses(generation).await;
+    }
+
     /// Asserts that a connection of the application is refused.
     pub async fn is_refused(&self) {
         refused(&self.web).await;

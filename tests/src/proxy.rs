@@ -304,6 +304,16 @@ impl Proxy {
         .await;
     }
 
+    /// Waits until a live hop was cut for this cause.
+    pub async fn cuts(&self, cause: &str) {
+        let label = format!("cause=\"{cause}\"");
+        eventually(&format!("{} cuts a hop: {cause}", self.name), async || {
+            let cut = self.count("mesh_connections_revoked_total", &[&label]);
+            if cut > 0.0 { Ok(()) } else { Err(self.metrics()) }
+        })
+        .await;
+    }
+
     /// How often a peer was denied for this reason.
     #[must_use]
     pub fn denials(&self, reason: Reason) -> f64 {

@@ -57,6 +57,8 @@ pub struct Speaker {
     pub endpoint: Endpoint,
     /// How often evidence was asked for.
     pub quotes: usize,
+    /// Everything that was said.
+    pub said: Vec<u8>,
     prover: Prover,
     clock: Clock,
     opened: bool,
@@ -92,7 +94,12 @@ impl Speaker {
         let endpoint =
             Endpoint::new(channel, demands, offer, SecureRandom::shared(), clock.moment()).unwrap();
         let (prover, clock) = (prover.clone(), clock.clone());
-        Self { endpoint, quotes: 0, prover, clock, opened: false, cut: None }
+        Self { endpoint, quotes: 0, said: Vec::new(), prover, clock, opened: false, cut: None }
+    }
+
+    /// From now on it proves itself by this machine.
+    pub fn move_to(&mut self, attester: &Arc<dyn Attester>) {
+        self.prover.attester = Arc::clone(attester);
     }
 
     /// Does what the machine says, and returns what it wants to be written.
@@ -104,7 +111,10 @@ impl Speaker {
         loop {
             let now = self.clock.moment();
             match self.endpoint.poll(now) {
-                Action::Send(bytes) => out.extend(bytes),
+                Action::Send(bytes) => {
+                    self.said.extend(&bytes);
+                    out.extend(bytes);
+                }
                 Action::Quote(request) => {
                     self.quotes += 1;
                     let binder = request.core.binder(&[]);

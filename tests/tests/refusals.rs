@@ -2,16 +2,11 @@
 #![allow(clippy::large_futures, reason = "a test")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
-use std::path::Path;
-
-use countersign_attester::emulated::{CollateralSpec, TdxSpec, Vendor};
+use countersign_attester::emulated::{TdxSpec, Vendor};
 use countersign_evidence::Reason;
-use countersign_ratls::csr::Pending;
 use countersign_tests::attacker::{Impostor, evidence, key};
-use countersign_tests::http::http;
-use countersign_tests::plane::{ID, Plane, request};
-use countersign_tests::workload::{is_reset, passes};
-use countersign_tests::{Mesh, Pair, Platform, Policy, eventually};
+use countersign_tests::plane::{ID, Plane};
+use countersign_tests::{Mesh, Pair, Platform, Policy};
 use countersign_wire::client::Subscription;
 use countersign_wire::proto::identity_client::IdentityClient;
 use countersign_wire::proto::mesh_client::MeshClient;
@@ -83,41 +78,6 @@ async fn a_stolen_ca_key_does_not_make_an_operator_of_a_workload_s_machine_nor_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_identity_is_issued_for_fresh_evidence_of_the_key_and_nothing_else() {
-    let mesh = Mesh::with(&Policy::default()).await;
-    let plane = mesh.plane();
-    let platform = Platform::default().attester(&mesh.vendor);
-    let ask = |csr: Vec<u8>| proto::IssueRequest { workload: "demo/web".into(), csr: csr.into() };
-    let mut client = IdentityClient::new(plane.bootstrap().await);
-    let mut challenge =
-        async || client.challenge(proto::ChallengeRequest {}).await.unwrap().into_inner().nonce;
-    let mut other = IdentityClient::new(plane.bootstrap().await);
-    let (mine, key) = (challenge().await, key());
-
-    let csr = request(&key, &*platform, &mine);
-    let foreign = other.issue(ask(csr.clone())).await.unwrap_err();
-    assert_eq!(reason(&foreign), Reason::BindingMismatch, "a challenge of another connection");
-    let late = request(&key, &*platform, &challenge().await);
-    let victim = countersign_tests::attacker::key();
-    let nonce = challenge().await;
-    let honest = Pending::new(&victim, &nonce).unwrap();
-    let relayed = platform.evidence(&honest.report_data).unwrap();
-    let relayed =
-        Pending::new(&key, &nonce).unwrap().finish(&key, relayed.media_type, &relayed.value).unwrap();
-
-    client.issue(ask(csr.clone())).await.unwrap();
-    assert_eq!(reason(&client.issue(ask(csr)).await.unwrap_err()), Reason::BindingMismatch, "used twice");
-    assert_eq!(
-        reason(&client.issue(ask(relayed)).await.unwrap_err()),
-        Reason::BindingMismatch,
-        "another key"
-    );
-    mesh.clock.advance(61);
-    assert_eq!(reason(&client.issue(ask(late)).await.unwrap_err()), Reason::BindingMismatch, "too late");
-    mesh.plane.unwrap().stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn only_who_policy_entitles_gets_an_identity() {
     let mesh = Mesh::with(&Policy::default()).await;
     let plane = mesh.plane();
@@ -169,136 +129,4 @@ async fn a_control_plane_without_its_own_good_evidence_hears_nothing_from_a_prox
     let web = mesh.sidecar("web").start();
     assert!(impostor.visitor().await.is_ok());
     web.end().await;
-}
-
-/// Copies the store as a backup would, while the control plane is away.
-fn copy(from: &Path, to: &Path) {
-    std::fs::copy(from.join("store.redb"), to.join("store.redb")).unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restored_backup_does_not_roll_policy_back_and_is_seen() {
-    let mut pair = Pair::start().await;
-    let backup = tempfile::tempdir().unwrap();
-    pair.mesh.stop_plane().await;
-    copy(&pair.mesh.state(), backup.path());
-    pair.mesh.start_plane().await;
-
-    // ledger's software is withdrawn; then somebody brings the time before back.
-    let (mut application, mut served) = pair.connect().await;
-    let withdrawn = pair
-        .mesh
-        .apply(&Policy {
-            calls: Vec::new(),
-            workloads: vec!["web"],
-            tdx: vec![0xd0],
-            snp: vec![0xee],
-            ..Policy::default()
-        })
-        .await;
-    let key = proto::ResourceKey {
-        kind: "AuthorizationPolicy".into(),
-        namespace: "demo".into(),
-        name: "web-ledger".into(),
-    };
-    let request = proto::DeleteRequest { keys: vec![key], dry_run: false };
-    let deleted = pair.mesh.plane().operator().await.delete(request).await.unwrap().into_inner().generation;
-    assert!(deleted > withdrawn);
-    is_reset(&mut application).await;
-    is_reset(&mut served).await;
-    pair.web.uses(deleted).await;
-    pair.ledger.uses(deleted).await;
-
-    pair.mesh.stop_plane().await;
-    copy(backup.path(), &pair.mesh.state());
-    pair.mesh.start_plane().await;
-    eventually("the rollback in status", async || {
-        let status = pair.mesh.plane().status().await;
-        let ahead = status.proxies.iter().filter(|p| p.state == "ahead").count();
-        if ahead == 2 { Ok(()) } else { Err(format!("{status:?}")) }
-    })
-    .await;
-    assert_eq!(pair.ledger.ctx.view.load().generation, deleted);
-    pair.is_refused().await;
-
-    // The operator meant it: above what the proxies have seen, it is a change like any other.
-    let raise = format!("POST /raise_generation?above={deleted}");
-    assert_eq!(http(pair.mesh.plane().addresses.admin, &raise).await.0, 200);
-    let raised = eventually("the raised generation", async || {
-        let now = pair.mesh.plane().status().await.generation;
-        if now > deleted { Ok(now) } else { Err(now) }
-    })
-    .await;
-    pair.web.uses(raised).await;
-    pair.ledger.uses(raised).await;
-    pair.connect().await;
-    pair.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_backup_with_old_collateral_is_rejected_by_name_with_the_reason() {
-    let mut pair = Pair::start().await;
-    let backup = tempfile::tempdir().unwrap();
-    let old = pair.mesh.collateral(&CollateralSpec::default());
-    pair.mesh.stop_plane().await;
-    copy(&pair.mesh.state(), backup.path());
-    pair.mesh.start_plane().await;
-    pair.mesh.clock.advance(60);
-    let before = pair.mesh.plane().status().await.generation;
-    pair.mesh.publish(&CollateralSpec {
-        tcb_evaluation_data_number: 18,
-        crl_number: 2,
-        ..CollateralSpec::default()
-    });
-    let newer = eventually("newer collateral", async || {
-        let now = pair.mesh.plane().status().await.generation;
-        if now > before { Ok(now) } else { Err(now) }
-    })
-    .await;
-    pair.web.uses(newer).await;
-    pair.ledger.uses(newer).await;
-
-    // The store's memory of the newest collateral is rolled back with it; that of the proxies is not.
-    pair.mesh.stop_plane().await;
-    copy(backup.path(), &pair.mesh.state());
-    pair.mesh.publish_items(&old);
-    pair.mesh.start_plane().await;
-    let raise = format!("POST /raise_generation?above={newer}");
-    assert_eq!(http(pair.mesh.plane().addresses.admin, &raise).await.0, 200);
-    let status = eventually("rejected collateral in status", async || {
-        let status = pair.mesh.plane().status().await;
-        let nacked =
-            status.proxies.iter().filter(|p| p.state == "nacked" && p.generation_acked > newer).count();
-        if nacked == 2 { Ok(status) } else { Err(format!("{status:?}")) }
-    })
-    .await;
-    for rejected in status.proxies.iter().flat_map(|proxy| &proxy.rejected) {
-        assert!(rejected.name.starts_with("collateral/"), "{rejected:?}");
-        assert!(rejected.reason.contains(Reason::CollateralRollback.code()), "{rejected:?}");
-    }
-    assert!(pair.web.count("mesh_config_rejected_total", &["kind=\"Collateral\""]) > 0.0);
-    pair.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_by_another_key_changes_nothing() {
-    let mut pair = Pair::start().await;
-    let generation = pair.mesh.plane().status().await.generation;
-    pair.mesh.stop_plane().await;
-    // The CA is the same, the machine is good; the key that signs policy is not the one proxies trust.
-    std::fs::remove_file(pair.mesh.state().join("snapshot-key.p8")).unwrap();
-    pair.mesh.start_plane().await;
-    let forged = pair.mesh.apply(&Policy { workloads: vec!["intruder"], ..Policy::default() }).await;
-    assert!(forged > generation);
-    for proxy in [&pair.web, &pair.ledger] {
-        eventually("the snapshot is rejected", async || {
-            let rejected = proxy.count("mesh_config_rejected_total", &["kind=\"snapshot\""]);
-            if rejected >= 1.0 { Ok(()) } else { Err(proxy.metrics()) }
-        })
-        .await;
-        assert_eq!(proxy.ctx.view.load().generation, generation);
-    }
-    let (mut application, mut served) = pair.connect().await;
-    passes(&mut application, &mut served, b"by the last good policy").await;
-    pair.end().await;
 }
