@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+pub mod peer;
 pub mod plane;
 pub mod raw;
 
@@ -336,6 +337,28 @@ impl Pair {
         self.web.end().await;
         self.ledger.end().await;
     }
+}
+
+/// How long anything may take: far above what it takes, so that a slow machine
+/// does not decide.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What `event` brings, which is `what`.
+pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
+    let Ok(value) = tokio::time::timeout(DEADLINE, event).await else {
+        panic!("{what}: not in {DEADLINE:?}")
+    };
+    value
+}
+
+/// Looks again and again, for what the product shows and does not announce.
+pub async fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+    let looking = async {
+        while !so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(what, looking).await;
 }
 
 /// Asserts that a connection is reset as soon as it is there, or even before we see that it is.

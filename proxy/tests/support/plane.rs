@@ -114,7 +114,7 @@ impl Plane {
 
 /// Admits everybody: what a proxy proves is not what these tests are about.
 #[derive(Debug)]
-struct Everybody;
+pub struct Everybody;
 
 impl Judge for Everybody {
     fn judge(&self, chain: &[CertificateDer<'_>], _: Role, _: UnixTime) -> Result<Arc<Admission>, Denial> {

@@ -22,6 +22,8 @@ pub(super) struct End {
     cut: bool,
     /// The peer has said that it drains.
     told: bool,
+    /// Our Open is said, and what stands behind it is not read as frames.
+    hushed: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,11 @@ impl End {
         self.drain.is_some()
     }
 
+    /// Until the peer's Open, nothing more can be said.
+    pub(super) const fn hush(&mut self, hushed: bool) {
+        self.hushed = hushed;
+    }
+
     pub(super) fn until(&self) -> Option<Duration> {
         self.drain.as_ref().map(|drain| drain.until)
     }
@@ -72,11 +79,17 @@ impl End {
         if drains && self.drain.is_some() {
             return;
         }
+        let hushed = self.hushed;
+        let mut say = |kind, payload: Vec<u8>| {
+            if !hushed {
+                out.send(kind, &payload);
+            }
+        };
         let farewell = |grace: Duration| Farewell { reason: why.wire, grace: grace.as_secs() }.encode();
         match rejected {
-            _ if drains => out.send(Kind::Drain, &farewell(grace)),
-            Some(rejected) => out.send(Kind::Result, &reject(&rejected, why.wire)),
-            None => out.send(Kind::Drain, &farewell(Duration::ZERO)),
+            _ if drains => say(Kind::Drain, farewell(grace)),
+            Some(rejected) => say(Kind::Result, reject(&rejected, why.wire)),
+            None => say(Kind::Drain, farewell(Duration::ZERO)),
         }
         match drains {
             true => self.begin(out, why, grace, now),

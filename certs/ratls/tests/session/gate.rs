@@ -6,7 +6,7 @@ use countersign_evidence::Reason;
 use countersign_evidence::policy::Level;
 use countersign_ratls::session::frame::{self, Kind};
 use countersign_ratls::session::message::{Challenge, Hello};
-use countersign_ratls::session::{Demands, Endpoint, Offer, Phase, Side};
+use countersign_ratls::session::{Channel, Demands, Endpoint, Offer, Phase, Side};
 
 use crate::pump::*;
 
@@ -186,6 +186,31 @@ fn what_stands_behind_the_open_is_handed_back() {
         assert!(hop.client.is_open());
         assert_eq!(hop.client.application, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         assert!(hop.client.cut().is_none());
+    }
+}
+
+/// Behind our Open the peer reads HTTP/2. A last word there would be garbage to it.
+#[test]
+fn nothing_is_said_between_our_open_and_the_peers() {
+    for quic in [false, true] {
+        let mut hop = Hop::mutual();
+        let node = |side| {
+            let channel = Channel { quic, ..channel(side, 0x55) };
+            Node::new(channel, demands(), offer(), 1 + side as u64)
+        };
+        (hop.client, hop.server) = (node(Side::Client), node(Side::Server));
+        while !hop.server.sent.iter().any(|(kind, _)| *kind == Kind::Open) {
+            hop.client.pump(hop.now);
+            hop.carry();
+            hop.server.pump(hop.now);
+        }
+        assert!(!hop.server.is_open());
+        hop.server.sent.clear();
+        hop.server.endpoint.drain(denial(Reason::Draining), hop.now);
+        hop.server.pump(hop.now);
+        assert_eq!(hop.server.ended(), Some((Reason::Draining, false)));
+        // Over QUIC the stream of the frames stays what it is.
+        assert_eq!(hop.server.sent.len(), usize::from(quic));
     }
 }
 

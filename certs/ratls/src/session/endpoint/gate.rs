@@ -126,6 +126,7 @@ impl Endpoint {
         if theirs && ours {
             *open_sent = true;
             self.out.send(Kind::Open, &encode_open(&value));
+            self.end.hush(!self.common.channel.quic);
         }
         Ok(())
     }
@@ -161,6 +162,7 @@ impl Endpoint {
             true => Stage::Open,
             false => Stage::Opening(now.monotonic.saturating_add(ATTACH)),
         };
+        self.end.hush(false);
         self.out.push(Action::Open);
         Ok(())
     }
