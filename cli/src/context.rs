@@ -248,6 +248,15 @@ impl Client {
         Ok(self.inner.revoke_platform(request).await.map_err(|status| refused(&status))?.into_inner())
     }
 
+    /// What the hops of these proxies prove (of all, if none is named), for as long as it is read.
+    pub(crate) async fn watch(
+        &mut self,
+        proxies: &[String],
+    ) -> Result<tonic::Streaming<proto::ProxyAttestation>> {
+        let request = proto::WatchAttestationRequest { proxies: proxies.to_vec() };
+        Ok(self.inner.watch_attestation(request).await.map_err(|status| refused(&status))?.into_inner())
+    }
+
     /// Whether one may call another, and why.
     pub(crate) async fn explain(&mut self, request: proto::ExplainRequest) -> Result<proto::ExplainResponse> {
         Ok(self.inner.explain(request).await.map_err(|status| refused(&status))?.into_inner())

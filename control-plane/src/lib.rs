@@ -41,6 +41,7 @@ mod operator;
 mod own;
 mod pin;
 mod serve;
+mod watchers;
 
 mod admin;
 mod http;

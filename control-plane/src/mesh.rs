@@ -19,7 +19,8 @@ use crate::caller::{Caller, Class};
 use crate::clock::Clock;
 use crate::cut::Cut;
 use crate::metrics::Metrics;
-use crate::status::{Name, Proxies};
+use crate::status::{Name, Proxies, news};
+use crate::watchers::{RENEW_AFTER, Watchers};
 
 /// A proxy must say Hello within this time.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) proxies: Arc<Proxies>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
+    pub(crate) watchers: Arc<Watchers>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -56,6 +58,8 @@ impl Mesh for MeshService {
             inbound: request.into_inner(),
             cuts: self.0.cuts.clone(),
             tick: self.0.tick.clone(),
+            watching: self.0.watchers.count(),
+            asked: None,
             entry: None,
             leaving: None,
             shared: Arc::clone(&self.0),
@@ -80,6 +84,9 @@ struct Driver {
     inbound: Streaming<proto::ProxyMessage>,
     cuts: watch::Receiver<Arc<Cut>>,
     tick: watch::Receiver<u64>,
+    /// How many watch what hops prove, and when this proxy was asked to tell.
+    watching: watch::Receiver<usize>,
+    asked: Option<Instant>,
     entry: Option<(Name, u64)>,
     /// Why the proxy is no longer admitted, and when we stop waiting for it.
     leaving: Option<(Status, Instant)>,
@@ -96,6 +103,7 @@ impl Driver {
             let Some(hello) = hello else { return Ok(None) };
             self.heard(hello)?;
             self.catch_up();
+            self.ask_to_tell();
         }
         loop {
             if let Some(message) = self.session.poll() {
@@ -130,6 +138,13 @@ impl Driver {
                     if self.caller.admission().valid_until < self.shared.clock.seconds() {
                         self.judge_again()?;
                     }
+                    self.ask_to_tell();
+                }
+                changed = self.watching.changed() => {
+                    if changed.is_err() {
+                        return Ok(None);
+                    }
+                    self.ask_to_tell();
                 }
                 message = self.inbound.message() => match message? {
                     Some(message) => self.heard(message)?,
@@ -159,6 +174,7 @@ impl Driver {
                     self.shared.metrics.converged(took);
                 }
             }
+            Heard::Attested(attestation) => self.tell(true, Some(attestation)),
         }
         Ok(())
     }
@@ -182,7 +198,26 @@ impl Driver {
         if self.entry.is_none() {
             return Err(refusal::with_reason(Reason::Overloaded, "too many proxies are known"));
         }
+        self.tell(true, None);
         Ok(())
+    }
+
+    /// Asks for what hops prove while somebody watches, again and again.
+    fn ask_to_tell(&mut self) {
+        if *self.watching.borrow_and_update() == 0 {
+            self.asked = None;
+        } else if self.asked.is_none_or(|asked| asked.elapsed() >= RENEW_AFTER) {
+            self.session.watch(Watchers::question(self.shared.proxies.connected_now()));
+            self.asked = Some(Instant::now());
+        }
+    }
+
+    /// Tells those who watch.
+    fn tell(&self, connected: bool, attestation: Option<proto::Attestation>) {
+        if let Some(peer) = self.session.peer() {
+            let now = self.shared.clock.seconds();
+            self.shared.watchers.tell(news(peer, connected, attestation, now));
+        }
     }
 
     /// The policy may have changed, or time passed: is the proxy still who it was?
@@ -232,6 +267,7 @@ impl Drop for Driver {
         if let Some((name, connection)) = &self.entry {
             let now = self.shared.clock.seconds();
             self.shared.proxies.gone(name, *connection, now);
+            self.tell(false, None);
             tracing::info!(proxy = self.proxy(), "proxy disconnected");
         }
     }

@@ -24,10 +24,11 @@ use crate::ready::Ready;
 use crate::resources::{self, Resources};
 use crate::status::Proxies;
 use crate::store::StoreError;
+use crate::watchers::{Told, Watchers};
 
 /// How long a change waits for the generation that has it.
 const CUT_WITHIN: Duration = Duration::from_secs(2);
-/// The most files of a call.
+/// The most files of a call, or names.
 const MAX_FILES: usize = 1000;
 
 /// The Operator service.
@@ -46,10 +47,26 @@ pub(crate) struct Shared {
     pub(crate) ready: Arc<Ready>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
+    pub(crate) watchers: Arc<Watchers>,
 }
 
 #[tonic::async_trait]
 impl Operator for OperatorService {
+    type WatchAttestationStream = Told;
+
+    async fn watch_attestation(
+        &self,
+        request: Request<proto::WatchAttestationRequest>,
+    ) -> Result<Response<Told>, Status> {
+        operator(&request)?;
+        let wanted = request.into_inner().proxies;
+        if wanted.len() > MAX_FILES {
+            return Err(refusal::with_reason(Reason::Oversized, format!("more than {MAX_FILES} proxies")));
+        }
+        let now = self.0.clock.seconds();
+        self.0.watchers.join(wanted, || self.0.proxies.present(now)).map(Response::new)
+    }
+
     async fn apply(
         &self,
         request: Request<proto::ApplyRequest>,

@@ -38,6 +38,7 @@ use crate::ready::{AUTHORITY, PROCESS, Ready, SNAPSHOT};
 use crate::resources::{PREFIX, Resources};
 use crate::status::Proxies;
 use crate::store::{Embedded, Store};
+use crate::watchers::Watchers;
 use crate::{files, http, serve};
 
 /// How often time is looked at: renewals, expiries, the collateral directory.
@@ -231,6 +232,7 @@ impl Parts {
             ready,
             metrics,
             clock,
+            watchers: Arc::new(Watchers::new()),
         });
         let (own, tick) = (watch::channel(None).0, watch::channel(0).0);
         Ok(Self { cutter, cuts, changed, tick, renewer, own, issuer, operator, keep })
@@ -267,6 +269,7 @@ impl Bound {
     /// When a task of ours fails or ends early.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let ready = Arc::clone(&self.parts.operator.ready);
+        let watchers = Arc::clone(&self.parts.operator.watchers);
         let (stop, quit) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = self.start(&stop, &quit);
         let outcome = tokio::select! {
@@ -279,6 +282,7 @@ impl Bound {
             tracing::error!(%error, "a task failed");
         }
         stop.cancel();
+        watchers.close();
         let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
         if drained.is_err() {
             tracing::warn!("streams were still open after {} s", DRAIN.as_secs());
@@ -305,6 +309,7 @@ impl Bound {
             proxies,
             metrics: Arc::clone(&operator.metrics),
             clock: operator.clock.clone(),
+            watchers: Arc::clone(&operator.watchers),
             shutdown: stop.clone(),
         }));
         let admin = Admin {

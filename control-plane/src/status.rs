@@ -199,6 +199,17 @@ impl Proxies {
         }
     }
 
+    /// How many are connected.
+    pub(crate) fn connected_now(&self) -> usize {
+        self.lock().records.values().filter(|record| record.connected).count()
+    }
+
+    /// Everybody who is connected, for those who watch.
+    pub(crate) fn present(&self, now: u64) -> Vec<proto::ProxyAttestation> {
+        let inner = self.lock();
+        inner.records.values().filter(|r| r.connected).map(|r| news(&r.peer, true, None, now)).collect()
+    }
+
     /// Looks at all records.
     pub(crate) fn each<T>(&self, look: impl FnMut(&Record) -> T) -> Vec<T> {
         self.lock().records.values().map(look).collect()
@@ -224,6 +235,23 @@ impl Proxies {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What those who watch are told of a proxy.
+pub(crate) fn news(
+    peer: &Peer,
+    connected: bool,
+    attestation: Option<proto::Attestation>,
+    now: u64,
+) -> proto::ProxyAttestation {
+    proto::ProxyAttestation {
+        proxy: peer.proxy.clone(),
+        workload: peer.workload.clone(),
+        connected,
+        reports: peer.reports,
+        attestation,
+        now,
     }
 }
 

@@ -17,7 +17,7 @@ use countersign_ratls::key::{KeyType, PrivateKey};
 use countersign_ratls::peer::{Admission, Judge, Presented, Role};
 use countersign_ratls::tls::{Connector, HandshakeError, Profile};
 use countersign_ratls::{Bundle, IdPattern, Identity, SpiffeId, TrustDomain};
-use countersign_wire::client::{Event, Subscription};
+use countersign_wire::client::{Event, Subscription, Watch};
 use countersign_wire::proto::identity_client::IdentityClient;
 use countersign_wire::proto::mesh_client::MeshClient;
 use countersign_wire::proto::operator_client::OperatorClient;
@@ -270,6 +270,8 @@ pub(crate) struct Proxy {
     pub(crate) stream: Streaming<proto::ControlMessage>,
     /// Names of entries that arrived over this stream.
     pub(crate) arrived: Vec<String>,
+    /// What was asked for, of what hops prove.
+    pub(crate) watched: Vec<Watch>,
 }
 
 impl Proxy {
@@ -282,7 +284,7 @@ impl Proxy {
         sent.send(subscription.hello("sidecar", workload, "test")).await.unwrap();
         let mut client = MeshClient::new(channel).max_decoding_message_size(countersign_wire::MAX_MESSAGE);
         let stream = client.subscribe(ReceiverStream::new(messages)).await?.into_inner();
-        Ok(Self { subscription, sent, stream, arrived: Vec::new() })
+        Ok(Self { subscription, sent, stream, arrived: Vec::new(), watched: Vec::new() })
     }
 
     /// The next snapshot, not answered yet.
@@ -294,6 +296,7 @@ impl Proxy {
             }
             match self.subscription.feed(message).unwrap() {
                 Some(Event::Snapshot(snapshot) | Event::Current(snapshot)) => return Ok(snapshot),
+                Some(Event::Watch(watch)) => self.watched.push(watch),
                 None => {}
             }
         }

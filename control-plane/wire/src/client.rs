@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use countersign_ratls::Bundle;
 
 use crate::proto::{self, control_message, proxy_message};
 use crate::refusal::cut;
 use crate::snapshot::{Entries, Entry, Snapshot, SnapshotError, Unverified, check_limits};
-use crate::{MAX_ENTRIES, MAX_REASON, MAX_SNAPSHOT};
+use crate::{MAX_ENTRIES, MAX_REASON, MAX_REPORTED_HOPS, MAX_SNAPSHOT, MAX_WATCH};
 
 /// What a message brought.
 #[derive(Clone, Debug)]
@@ -19,6 +20,31 @@ pub enum Event {
     /// The generation that we have is the current one. Answer likewise: the
     /// control plane may have forgotten what we made of it.
     Current(Arc<Snapshot>),
+    /// Somebody watches what our hops prove: answer with [`Subscription::attestation`].
+    Watch(Watch),
+}
+
+/// How to report what our hops prove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// How often.
+    pub every: Duration,
+    /// For how long from now.
+    pub lasting: Duration,
+    /// How many hops at most.
+    pub hops: usize,
+}
+
+impl Watch {
+    /// What is asked for, within the limits of both sides.
+    fn bounded(asked: proto::Watch) -> Self {
+        let hops = usize::try_from(asked.hops).unwrap_or(usize::MAX);
+        Self {
+            every: Duration::from_secs(asked.every_seconds.clamp(1, MAX_WATCH).into()),
+            lasting: Duration::from_secs(asked.for_seconds.min(MAX_WATCH).into()),
+            hops: hops.min(MAX_REPORTED_HOPS),
+        }
+    }
 }
 
 /// A subscription over all connections that it takes. The last verified
@@ -72,6 +98,7 @@ impl Subscription {
             software: software.to_owned(),
             generation: self.generation(),
             known: known.collect(),
+            reports: true,
         }))
     }
 
@@ -85,6 +112,7 @@ impl Subscription {
         let outcome = match message.message {
             Some(control_message::Message::Update(update)) => self.update(update).map(|()| None),
             Some(control_message::Message::Complete(complete)) => self.complete(complete).map(Some),
+            Some(control_message::Message::Watch(watch)) => Ok(Some(Event::Watch(Watch::bounded(watch)))),
             None => Err(SnapshotError::Malformed("an empty message".into())),
         };
         if outcome.is_err() {
@@ -123,6 +151,13 @@ impl Subscription {
     #[must_use]
     pub fn in_use(generation: u64, hops: u64, identity_not_after: u64) -> proto::ProxyMessage {
         wrap(proxy_message::Message::InUse(proto::InUse { generation, hops, identity_not_after }))
+    }
+
+    /// What our hops prove: `hops` of `total`. No more of them travel than may.
+    #[must_use]
+    pub fn attestation(total: u64, mut hops: Vec<proto::HopAttestation>) -> proto::ProxyMessage {
+        hops.truncate(MAX_REPORTED_HOPS);
+        wrap(proxy_message::Message::Attestation(proto::Attestation { total, hops }))
     }
 
     fn update(&mut self, update: proto::Update) -> Result<(), SnapshotError> {

@@ -45,5 +45,9 @@ pub const MAX_NAME: usize = 512;
 pub const MAX_BODY: usize = 4 << 20;
 /// The most bytes of bodies in a snapshot.
 pub const MAX_SNAPSHOT: usize = 64 << 20;
+/// The most hops in one report of what they prove.
+pub const MAX_REPORTED_HOPS: usize = 256;
+/// The longest that a proxy is asked to report, seconds: who watches on asks again.
+pub const MAX_WATCH: u32 = 60;
 /// The longest reason for which an entry is rejected, bytes.
 pub const MAX_REASON: usize = 2048;

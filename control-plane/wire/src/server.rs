@@ -6,10 +6,13 @@ use std::sync::Arc;
 use crate::name::is_well_formed;
 use crate::proto::{self, control_message, proxy_message};
 use crate::snapshot::{Snapshot, Version};
-use crate::{MAX_ENTRIES, MAX_REASON};
+use crate::{MAX_ENTRIES, MAX_REASON, MAX_REPORTED_HOPS};
 
 /// An update is closed when its bodies and names exceed this, bytes.
 const CHUNK: usize = 256 << 10;
+/// The most policies of a hop in a report, and its longest text: a SPIFFE ID.
+const MAX_POLICIES: usize = 64;
+const MAX_TEXT: usize = 2048;
 /// The longest name of a proxy or a workload, and the longest version string.
 const MAX_LABEL: usize = 512;
 
@@ -46,10 +49,12 @@ pub struct Peer {
     pub software: String,
     /// The generation that it had when it connected.
     pub generation: u64,
+    /// Whether it tells what its hops prove.
+    pub reports: bool,
 }
 
 /// What a message of the proxy means.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Heard {
     /// It introduced itself. Refuse it here if it is not who its certificate says.
     Hello(Peer),
@@ -57,6 +62,8 @@ pub enum Heard {
     Acked(u64),
     /// Its data path uses a generation.
     InUse(u64),
+    /// What its hops prove.
+    Attested(proto::Attestation),
 }
 
 /// What is known about the proxy.
@@ -90,6 +97,9 @@ pub struct Session {
     flight: Option<Flight>,
     /// The newest that was offered and is not on its way yet.
     offered: Option<Arc<Snapshot>>,
+    /// What to ask the proxy for, and whether it was ever asked.
+    watch: Option<proto::Watch>,
+    watched: bool,
     status: Status,
 }
 
@@ -143,6 +153,7 @@ impl Session {
             _ if self.peer.is_none() => Err(ProtocolError::OutOfTurn("the first message must be Hello")),
             Some(proxy_message::Message::Ack(ack)) => self.ack(ack),
             Some(proxy_message::Message::InUse(report)) => self.in_use(&report),
+            Some(proxy_message::Message::Attestation(report)) => self.attestation(report),
             None => Err(ProtocolError::OutOfTurn("an empty message")),
         }
     }
@@ -152,9 +163,20 @@ impl Session {
         self.offered = Some(snapshot);
     }
 
+    /// Asks the proxy to tell what its hops prove, unless its version cannot.
+    pub fn watch(&mut self, watch: proto::Watch) {
+        if self.peer.as_ref().is_some_and(|peer| peer.reports) {
+            self.watch = Some(watch);
+        }
+    }
+
     /// The next message to send, if there is one now.
     pub fn poll(&mut self) -> Option<proto::ControlMessage> {
         self.peer.as_ref()?;
+        if let Some(watch) = self.watch.take() {
+            self.watched = true;
+            return Some(proto::ControlMessage { message: Some(control_message::Message::Watch(watch)) });
+        }
         if self.flight.is_none() {
             let snapshot = self.offered.take()?;
             self.flight = self.begin(snapshot);
@@ -207,6 +229,7 @@ impl Session {
             workload: hello.workload,
             software: hello.software,
             generation: hello.generation,
+            reports: hello.reports,
         };
         self.peer = Some(peer.clone());
         Ok(Heard::Hello(peer))
@@ -241,6 +264,17 @@ impl Session {
         Ok(Heard::Acked(presented))
     }
 
+    fn attestation(&self, report: proto::Attestation) -> Result<Heard, ProtocolError> {
+        if !self.watched {
+            return Err(ProtocolError::OutOfTurn("an Attestation that nobody asked for"));
+        }
+        if report.hops.len() > MAX_REPORTED_HOPS {
+            return Err(ProtocolError::Field { field: "attestation.hops" });
+        }
+        report.hops.iter().try_for_each(check_hop)?;
+        Ok(Heard::Attested(report))
+    }
+
     fn in_use(&mut self, report: &proto::InUse) -> Result<Heard, ProtocolError> {
         let had = self.peer.as_ref().map_or(0, |peer| peer.generation);
         let expected = self.status.sent.max(had);
@@ -252,6 +286,26 @@ impl Session {
         self.status.identity_not_after = report.identity_not_after;
         Ok(Heard::InUse(report.generation))
     }
+}
+
+/// What a proxy says of a hop is shown to people: short, and printable.
+fn check_hop(hop: &proto::HopAttestation) -> Result<(), ProtocolError> {
+    let texts = [
+        &hop.direction,
+        &hop.peer,
+        &hop.level,
+        &hop.own_level,
+        &hop.tee,
+        &hop.platform,
+        &hop.state,
+        &hop.reason,
+    ];
+    let fits =
+        |text: &String| text.len() <= MAX_TEXT && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+    if hop.policies.len() <= MAX_POLICIES && texts.into_iter().chain(&hop.policies).all(fits) {
+        return Ok(());
+    }
+    Err(ProtocolError::Field { field: "attestation.hops" })
 }
 
 impl Flight {

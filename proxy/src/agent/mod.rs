@@ -7,6 +7,7 @@
 
 mod control;
 mod identity;
+mod report;
 mod store;
 mod subscription;
 

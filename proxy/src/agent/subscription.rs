@@ -13,10 +13,12 @@ use countersign_wire::proto::mesh_client::MeshClient;
 use countersign_wire::proto::{ControlMessage, ProxyMessage};
 use countersign_wire::{EntryName, MAX_MESSAGE, Snapshot};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::control::Control;
+use super::report::Watched;
 use super::store::Store;
 use super::{TICK, jitter};
 use crate::context::Context;
@@ -150,7 +152,12 @@ impl SubscriptionAgent {
         until: u64,
     ) -> Result<(), Denial> {
         let mut tick = tokio::time::interval(TICK);
+        let mut watched = Watched::default();
         loop {
+            if let Some(told) = watched.due(Instant::now(), &self.ctx) {
+                // Whoever watches can do without this one, if there is no room for it.
+                let _ = outgoing.try_send(told);
+            }
             let message = tokio::select! {
                 biased;
                 () = self.ctx.drain.forced() => return Ok(()),
@@ -182,6 +189,7 @@ impl SubscriptionAgent {
                     }
                     self.report(outgoing)?;
                 }
+                Ok(Some(Event::Watch(watch))) => watched.asked(watch, Instant::now()),
                 Err(error) => {
                     self.ctx.metrics.rejected("snapshot");
                     return Err(error.finding().into());

@@ -1,5 +1,6 @@
 //! A hop as `attest watch` shows it, whoever told of it.
 
+use countersign_wire::proto;
 use serde_json::{Value, json};
 
 use crate::output::{BAD, GOOD, NOTE, clean, paint};
@@ -85,6 +86,27 @@ impl Hop {
                 (false, false) => "open".to_owned(),
             },
             reason: text("/session/draining/reason"),
+        }
+    }
+
+    /// As the control plane passes it on.
+    pub(super) fn told(proxy: &str, hop: &proto::HopAttestation) -> Self {
+        Self {
+            proxy: proxy.to_owned(),
+            hop: hop.hop,
+            direction: hop.direction.clone(),
+            peer: hop.peer.clone(),
+            level: hop.level.clone(),
+            own_level: hop.own_level.clone(),
+            round: hop.round,
+            age: hop.age,
+            next: hop.next,
+            tee: hop.tee.clone(),
+            emulated: hop.emulated,
+            platform: hop.platform.clone(),
+            policies: hop.policies.clone(),
+            state: hop.state.clone(),
+            reason: hop.reason.clone(),
         }
     }
 

@@ -2,29 +2,35 @@
 
 mod admin;
 mod hops;
+mod plane;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Interval, MissedTickBehavior};
 
+use crate::context::{Context, ContextArgs};
 use crate::failure::{Failure, Outcome, Result};
 use crate::input::{now, rfc3339};
 use crate::output::{BAD, DIM, Format, Output, paint};
 use hops::{HEADER, Hop, domain, summary};
+use plane::Plane;
 
 /// Watch the hops prove themselves
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  countersign attest watch
+  countersign attest watch --proxy ledger-0 --proxy audit-0
+  countersign attest watch --once -o json
   countersign attest watch --admin 127.0.0.1:15000
-  countersign attest watch --admin 127.0.0.1:15000 --once
-  countersign attest watch --admin 127.0.0.1:15000 --every 5 -o json
 
 LEVEL is what the peer proves to the proxy: L0 its SVID, L1 evidence in its certificate, L2
 evidence for this very connection, L3 the same on a machine that is enrolled. AGE is the
 time since the challenge that the last proof answers, NEXT the time until the next one.
-What drains comes first, then the oldest proof. Arrows say who called: ← the peer.")]
+What drains comes first, then the oldest proof. Arrows say who called: ← the peer.
+With --once the exit code is 1 when a proxy does not answer.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -38,8 +44,11 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct Watch {
-    /// Ask the proxy on this host whose admin port this is (may be repeated)
-    #[arg(long, value_name = "ADDRESS", required = true)]
+    /// Only this proxy, by the name in `countersign status` (may be repeated)
+    #[arg(long, value_name = "NAME", conflicts_with = "admin")]
+    proxy: Vec<String>,
+    /// Ask the proxy on this host whose admin port this is, not the control plane (may be repeated)
+    #[arg(long, value_name = "ADDRESS")]
     admin: Vec<SocketAddr>,
     /// Seconds between two looks
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -47,6 +56,8 @@ struct Watch {
     /// Look once and end
     #[arg(long)]
     once: bool,
+    #[command(flatten)]
+    context: ContextArgs,
     /// The form of the answer: a table, or one JSON object a line for each look
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -64,50 +75,80 @@ struct Look {
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
     let Command::Watch(watch) = &args.command;
+    let context = if watch.admin.is_empty() { Some(Context::load(&watch.context)?) } else { None };
     super::runtime()?.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
+        let looking = async {
+            match &context {
+                Some(context) => by_control_plane(context, watch, out).await,
+                None => by_admin_ports(watch, out).await,
+            }
+        };
         tokio::select! {
             biased;
             _ = interrupt.recv() => Ok(Outcome::Pass),
             _ = terminate.recv() => Ok(Outcome::Pass),
-            result = look_again_and_again(watch, out) => result,
+            result = looking => result,
         }
     })
 }
 
-async fn look_again_and_again(watch: &Watch, out: &mut Output) -> Result {
+fn ticks(watch: &Watch) -> Interval {
     let mut ticks = tokio::time::interval(Duration::from_secs(watch.every));
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+async fn by_control_plane(context: &Context, watch: &Watch, out: &mut Output) -> Result {
+    if watch.once {
+        let mut plane = Plane::connect(context, &watch.proxy).await?;
+        plane.everybody().await?;
+        return Ok(show(plane.look(), watch, out));
+    }
+    let mut ticks = ticks(watch);
+    loop {
+        // Without the first connection there is nothing to watch; later ones may fail and come back.
+        let mut plane = Plane::connect(context, &watch.proxy).await?;
+        plane.everybody().await?;
+        let ended = loop {
+            tokio::select! {
+                _ = ticks.tick() => { show(plane.look(), watch, out); }
+                told = plane.next() => if let Err(failure) = told { break failure },
+            }
+        };
+        show(Look { missing: vec![ended.to_string()], ..Look::default() }, watch, out);
+        ticks.tick().await;
+    }
+}
+
+async fn by_admin_ports(watch: &Watch, out: &mut Output) -> Result {
+    let mut ticks = ticks(watch);
     loop {
         ticks.tick().await;
-        let look = ask(&watch.admin).await;
-        show(&look, watch, out);
+        let mut look = Look::default();
+        for address in &watch.admin {
+            match admin::hops(*address).await {
+                Ok(hops) => look.hops.extend(hops),
+                Err(failure) => look.missing.push(failure.to_string()),
+            }
+        }
+        look.total = u64::try_from(look.hops.len()).unwrap_or(u64::MAX);
+        let outcome = show(look, watch, out);
         if watch.once {
-            return Ok(Outcome::pass_if(look.missing.is_empty()));
+            return Ok(outcome);
         }
     }
 }
 
-async fn ask(proxies: &[SocketAddr]) -> Look {
-    let mut look = Look::default();
-    for address in proxies {
-        match admin::hops(*address).await {
-            Ok(hops) => look.hops.extend(hops),
-            Err(failure) => look.missing.push(failure.to_string()),
-        }
-    }
-    look.total = u64::try_from(look.hops.len()).unwrap_or(u64::MAX);
+fn show(mut look: Look, watch: &Watch, out: &mut Output) -> Outcome {
     look.hops.sort_by_key(Hop::urgency);
-    look
-}
-
-fn show(look: &Look, watch: &Watch, out: &mut Output) {
+    let outcome = Outcome::pass_if(look.missing.is_empty());
     let at = rfc3339(now().as_secs());
     if watch.output == Format::Json {
         let hops: Vec<_> = look.hops.iter().map(Hop::document).collect();
         out.json_line(&json!({ "at": at, "total": look.total, "hops": hops, "missing": look.missing }));
-        return;
+        return outcome;
     }
     let mut lines = vec![format!("{}  {}", summary(&look.hops, look.total), paint(DIM, &at))];
     lines.extend(look.missing.iter().map(|why| paint(BAD, why)));
@@ -122,4 +163,5 @@ fn show(look: &Look, watch: &Watch, out: &mut Output) {
     } else {
         out.screen(&lines);
     }
+    outcome
 }

@@ -1,0 +1,112 @@
+//! Watching what hops prove: asked for, bounded, and never pushed upon anybody.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
+
+use std::time::Duration;
+
+use countersign_ratls::{Bundle, TrustDomain};
+use countersign_wire::client::{Event, Subscription};
+use countersign_wire::proto::{self, ControlMessage, ProxyMessage, control_message, proxy_message};
+use countersign_wire::server::{Heard, ProtocolError, Session};
+use countersign_wire::{MAX_REPORTED_HOPS, MAX_WATCH};
+
+fn subscription() -> Subscription {
+    let bundle = Bundle {
+        trust_domain: TrustDomain::parse("prod.example").unwrap(),
+        x509_authorities: Vec::new(),
+        snapshot_keys: Vec::new(),
+        sequence: 1,
+        refresh_hint: None,
+    };
+    Subscription::new(bundle, None)
+}
+
+fn question() -> proto::Watch {
+    proto::Watch { every_seconds: 2, for_seconds: 12, hops: 100 }
+}
+
+fn hop() -> proto::HopAttestation {
+    proto::HopAttestation {
+        hop: 1,
+        direction: "inbound".into(),
+        peer: "spiffe://prod.example/web".into(),
+        level: "L2".into(),
+        round: Some(3),
+        policies: vec!["payments/peers".into()],
+        state: "open".into(),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_proxy_that_is_asked_tells() {
+    let (mut subscription, mut session) = (subscription(), Session::new());
+    session.feed(subscription.hello("sidecar", "payments/ledger", "test")).unwrap();
+    session.watch(question());
+    let asked = session.poll().unwrap();
+    assert!(session.poll().is_none());
+    let Some(Event::Watch(watch)) = subscription.feed(asked).unwrap() else { panic!("no question") };
+    assert_eq!(
+        (watch.every, watch.lasting, watch.hops),
+        (Duration::from_secs(2), Duration::from_secs(12), 100)
+    );
+    let heard = session.feed(Subscription::attestation(1, vec![hop()])).unwrap();
+    assert_eq!(heard, Heard::Attested(proto::Attestation { total: 1, hops: vec![hop()] }));
+}
+
+#[test]
+fn a_proxy_of_an_older_version_is_not_asked() {
+    let mut session = Session::new();
+    let hello = ProxyMessage {
+        message: Some(proxy_message::Message::Hello(proto::Hello {
+            proxy: "sidecar".into(),
+            workload: "payments/ledger".into(),
+            software: "0.1".into(),
+            ..Default::default()
+        })),
+    };
+    session.feed(hello).unwrap();
+    session.watch(question());
+    assert!(session.poll().is_none());
+    assert!(!session.peer().unwrap().reports);
+}
+
+#[test]
+fn what_nobody_asked_for_or_what_is_too_much_breaks_the_protocol() {
+    let open = |asked: bool| {
+        let (mut subscription, mut session) = (subscription(), Session::new());
+        session.feed(subscription.hello("sidecar", "payments/ledger", "test")).unwrap();
+        if asked {
+            session.watch(question());
+            session.poll().unwrap();
+        }
+        session
+    };
+    let report = |hops: Vec<proto::HopAttestation>| ProxyMessage {
+        message: Some(proxy_message::Message::Attestation(proto::Attestation { total: 1, hops })),
+    };
+    assert!(matches!(open(false).feed(report(vec![hop()])), Err(ProtocolError::OutOfTurn(_))));
+    let mut odd = vec![vec![hop(); MAX_REPORTED_HOPS + 1]];
+    odd.push(vec![proto::HopAttestation { peer: "a\u{1b}[2J".into(), ..hop() }]);
+    odd.push(vec![proto::HopAttestation { reason: "x".repeat(3000), ..hop() }]);
+    odd.push(vec![proto::HopAttestation { policies: vec!["p".into(); 65], ..hop() }]);
+    for hops in odd {
+        assert!(matches!(open(true).feed(report(hops)), Err(ProtocolError::Field { .. })));
+    }
+    assert!(open(true).feed(report(vec![hop(); MAX_REPORTED_HOPS])).is_ok());
+}
+
+#[test]
+fn a_control_plane_cannot_ask_for_more_than_is_reasonable() {
+    let mut subscription = subscription();
+    let asked = proto::Watch { every_seconds: 0, for_seconds: u32::MAX, hops: u32::MAX };
+    let message = ControlMessage { message: Some(control_message::Message::Watch(asked)) };
+    let Some(Event::Watch(watch)) = subscription.feed(message).unwrap() else { panic!("no question") };
+    assert_eq!(watch.every, Duration::from_secs(1));
+    assert_eq!((watch.lasting, watch.hops), (Duration::from_secs(MAX_WATCH.into()), MAX_REPORTED_HOPS));
+    let ProxyMessage { message: Some(proxy_message::Message::Attestation(told)) } =
+        Subscription::attestation(900, vec![hop(); 900])
+    else {
+        panic!("no attestation")
+    };
+    assert_eq!((told.total, told.hops.len()), (900, MAX_REPORTED_HOPS));
+}
