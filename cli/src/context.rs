@@ -257,6 +257,13 @@ impl Client {
         Ok(self.inner.watch_attestation(request).await.map_err(|status| refused(&status))?.into_inner())
     }
 
+    /// Has peers of these proxies prove themselves now. Names of the proxies that were asked.
+    pub(crate) async fn attest_now(&mut self, proxies: &[String], peer: &str) -> Result<Vec<String>> {
+        let request = proto::AttestNowRequest { proxies: proxies.to_vec(), peer: peer.to_owned() };
+        let response = self.inner.attest_now(request).await.map_err(|status| refused(&status))?;
+        Ok(response.into_inner().asked)
+    }
+
     /// Whether one may call another, and why.
     pub(crate) async fn explain(&mut self, request: proto::ExplainRequest) -> Result<proto::ExplainResponse> {
         Ok(self.inner.explain(request).await.map_err(|status| refused(&status))?.into_inner())

@@ -8,6 +8,7 @@ use std::time::Duration;
 use countersign_config::bootstrap::{
     AttesterChoice, ControlPlaneBootstrap, Machine, ProxyBootstrap, read_collateral,
 };
+use countersign_config::{Kind, Resource, parse};
 use countersign_evidence::UnixTime;
 use countersign_ratls::{Authority, Bundle, TrustDomain};
 
@@ -151,10 +152,38 @@ fn a_control_plane_has_defaults() {
     let path = dir.path().join("cp.yaml");
     std::fs::write(&path, include_str!("../examples/control-plane.yaml")).unwrap();
     let cp = ControlPlaneBootstrap::load(&path).unwrap();
-    assert_eq!(cp.id.as_str(), "spiffe://demo.example/countersign/control-plane");
+    assert_eq!(cp.id.as_str(), "spiffe://prod.example/countersign/control-plane");
     assert_eq!(cp.listen.to_string(), "0.0.0.0:15012");
+    assert!(matches!(cp.attester, AttesterChoice::Device));
+    let emulated = include_str!("../examples/control-plane.yaml").replace(
+        "{ device: Auto }",
+        "{ emulated: { vendor: ./vendor, sevSnp: { product: Genoa, vmpl: 0 } } }",
+    );
+    std::fs::write(&path, emulated).unwrap();
+    let cp = ControlPlaneBootstrap::load(&path).unwrap();
     let AttesterChoice::Emulated { vendor, machine: Machine::SevSnp(spec) } = cp.attester else { panic!() };
     assert_eq!((vendor, spec.vmpl), (dir.path().join("./vendor"), 0));
+}
+
+#[test]
+fn the_examples_are_of_one_trust_domain_and_fit_together() {
+    let (dir, path) = directory();
+    let control_plane = dir.path().join("cp.yaml");
+    std::fs::write(&control_plane, include_str!("../examples/control-plane.yaml")).unwrap();
+    std::fs::write(&path, include_str!("../examples/proxy.yaml")).unwrap();
+    let (plane, proxy) =
+        (ControlPlaneBootstrap::load(&control_plane).unwrap(), ProxyBootstrap::load(&path).unwrap());
+    assert_eq!(plane.id, proxy.control_plane.id);
+    let resources = parse("payments.yaml", include_str!("../examples/payments.yaml")).unwrap();
+    let domain = resources.iter().find(|r| r.kind() == Kind::TrustDomain).unwrap();
+    assert_eq!(domain.metadata().name, plane.trust_domain.as_str());
+    let workload = resources.iter().find_map(|r| match r {
+        Resource::WorkloadIdentity(m, _) if format!("{}/{}", m.namespace, m.name) == proxy.workload => {
+            Some(m)
+        }
+        _ => None,
+    });
+    assert!(workload.is_some(), "{} has no WorkloadIdentity", proxy.workload);
 }
 
 #[test]

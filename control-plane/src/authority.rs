@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use base64::Engine;
 use countersign_evidence::UnixTime;
 use countersign_ratls::ca::Leaf;
+use countersign_ratls::certificate::to_pem;
 use countersign_ratls::key::{KeyType, PrivateKey};
 use countersign_ratls::{Authority, Bundle, SpiffeId, TrustDomain};
 use countersign_wire::SnapshotKey;
@@ -168,20 +168,6 @@ fn quoted(text: &str) -> String {
 
 fn indented(text: &str) -> String {
     text.lines().flat_map(|line| ["  ", line, "\n"]).collect()
-}
-
-fn to_pem(certificate: &CertificateDer<'_>) -> String {
-    let text = base64::engine::general_purpose::STANDARD.encode(certificate);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, tail) = rest.split_at_checked(64).unwrap_or((rest, ""));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = tail;
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
 }
 
 fn from_pem(pem: &[u8]) -> Option<CertificateDer<'static>> {

@@ -19,6 +19,7 @@ use tonic::{Request, Status};
 
 use crate::challenge::Challenges;
 use crate::cut::Cut;
+use crate::status::Proxies;
 
 /// The path under which operators' IDs are.
 pub(crate) const OPERATORS: &str = "/operator/";
@@ -112,6 +113,7 @@ fn classify(presented: &Presented) -> Class {
 pub(crate) struct Doorkeeper {
     pub(crate) bundle: Bundle,
     pub(crate) cuts: watch::Receiver<Arc<Cut>>,
+    pub(crate) proxies: Arc<Proxies>,
 }
 
 impl Judge for Doorkeeper {
@@ -124,7 +126,14 @@ impl Judge for Doorkeeper {
         let presented = Presented::parse(chain)?;
         let view = Arc::clone(&self.cuts.borrow().view);
         match classify(&presented) {
-            Class::Workload => view.judge_workload(presented, now).map(Arc::new),
+            Class::Workload => {
+                let id = presented.id.clone();
+                let judged = view.judge_workload(presented, now).map(Arc::new);
+                if let (Some(id), Err(denial)) = (id, &judged) {
+                    self.proxies.turned_away(id.as_str(), denial);
+                }
+                judged
+            }
             Class::Operator => {
                 let valid_until = self.bundle.validate(&presented, now)?;
                 Ok(without_evidence(presented, valid_until, view.generation))

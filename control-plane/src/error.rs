@@ -41,7 +41,7 @@ pub enum Error {
     #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     /// The attester.
-    #[error("attester: {0}")]
+    #[error(transparent)]
     Attester(#[from] countersign_attester::Error),
     /// The server.
     #[error("server: {0}")]

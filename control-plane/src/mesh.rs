@@ -10,7 +10,7 @@ use countersign_wire::proto::mesh_server::Mesh;
 use countersign_wire::server::{Heard, Peer, ProtocolError, Session};
 use countersign_wire::{proto, refusal};
 use futures_util::Stream;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::cut::Cut;
 use crate::metrics::Metrics;
 use crate::status::{Name, Proxies, news};
-use crate::watchers::{RENEW_AFTER, Watchers};
+use crate::watchers::{RENEW_AFTER, Watchers, Wish};
 
 /// A proxy must say Hello within this time.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -59,7 +59,9 @@ impl Mesh for MeshService {
             cuts: self.0.cuts.clone(),
             tick: self.0.tick.clone(),
             watching: self.0.watchers.count(),
+            wishes: self.0.watchers.wishes(),
             asked: None,
+            ahead: None,
             entry: None,
             leaving: None,
             shared: Arc::clone(&self.0),
@@ -86,7 +88,10 @@ struct Driver {
     tick: watch::Receiver<u64>,
     /// How many watch what hops prove, and when this proxy was asked to tell.
     watching: watch::Receiver<usize>,
+    wishes: broadcast::Receiver<Arc<Wish>>,
     asked: Option<Instant>,
+    /// The generation by which the proxy is ahead of us, as far as that was said.
+    ahead: Option<u64>,
     entry: Option<(Name, u64)>,
     /// Why the proxy is no longer admitted, and when we stop waiting for it.
     leaving: Option<(Status, Instant)>,
@@ -145,6 +150,12 @@ impl Driver {
                         return Ok(None);
                     }
                     self.ask_to_tell();
+                }
+                wish = self.wishes.recv() => {
+                    // An error says that some were missed.
+                    if let Ok(wish) = wish && wish.proxies.contains(self.proxy()) {
+                        self.session.attest(proto::Attest { peer: wish.peer.clone() });
+                    }
                 }
                 message = self.inbound.message() => match message? {
                     Some(message) => self.heard(message)?,
@@ -216,7 +227,7 @@ impl Driver {
     fn tell(&self, connected: bool, attestation: Option<proto::Attestation>) {
         if let Some(peer) = self.session.peer() {
             let now = self.shared.clock.seconds();
-            self.shared.watchers.tell(news(peer, connected, attestation, now));
+            self.shared.watchers.tell(news(peer, connected, attestation, now), Instant::now());
         }
     }
 
@@ -224,10 +235,17 @@ impl Driver {
     fn judge_again(&self) -> Result<(), Status> {
         let view = Arc::clone(&self.cuts.borrow().view);
         let presented = self.caller.admission().presented.clone();
-        view.judge_workload(presented, self.shared.clock.now()).map(|_| ()).map_err(|denial| {
-            tracing::warn!(proxy = self.proxy(), %denial, "the proxy is no longer admitted");
-            refuse(denial)
-        })
+        let denial = view.judge_workload(presented, self.shared.clock.now()).err();
+        if let Some((name, connection)) = &self.entry {
+            self.shared.proxies.judged(name, *connection, denial.as_ref());
+        }
+        match denial {
+            None => Ok(()),
+            Some(denial) => {
+                tracing::warn!(proxy = self.proxy(), %denial, "the proxy is no longer admitted");
+                Err(refuse(denial))
+            }
+        }
     }
 
     /// Offers what is current. A proxy that it no longer admits gets it all the
@@ -245,7 +263,26 @@ impl Driver {
         self.session.offer(snapshot);
     }
 
-    fn report(&self) {
+    /// A proxy that is ahead takes nothing from us until somebody has acted.
+    fn note_ahead(&mut self) {
+        let ahead = self.session.status().ahead;
+        if std::mem::replace(&mut self.ahead, ahead) == ahead {
+            return;
+        }
+        let Some(seen) = ahead else { return };
+        let ours = self.cuts.borrow().snapshot.generation();
+        tracing::warn!(
+            proxy = self.proxy(),
+            seen,
+            ours,
+            "the proxy is ahead: it has seen this generation, or another content of it, and takes nothing \
+             older; if a backup was restored: curl -X POST \
+             'http://ADMIN_ADDRESS/raise_generation?above={seen}'"
+        );
+    }
+
+    fn report(&mut self) {
+        self.note_ahead();
         if let Some((name, connection)) = &self.entry {
             let now = self.shared.clock.seconds();
             self.shared.proxies.heard(name, *connection, self.session.status(), now);
@@ -266,8 +303,9 @@ impl Drop for Driver {
     fn drop(&mut self) {
         if let Some((name, connection)) = &self.entry {
             let now = self.shared.clock.seconds();
-            self.shared.proxies.gone(name, *connection, now);
-            self.tell(false, None);
+            if self.shared.proxies.gone(name, *connection, now) {
+                self.tell(false, None);
+            }
             tracing::info!(proxy = self.proxy(), "proxy disconnected");
         }
     }

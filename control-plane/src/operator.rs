@@ -1,5 +1,6 @@
 //! The Operator service: what the CLI calls.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use countersign_ratls::SpiffeId;
 use countersign_wire::proto::operator_server::Operator;
 use countersign_wire::{proto, refusal};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::admit::{Admission, AdmitError, Admitted, Outcome};
@@ -24,7 +26,7 @@ use crate::ready::Ready;
 use crate::resources::{self, Resources};
 use crate::status::Proxies;
 use crate::store::StoreError;
-use crate::watchers::{Told, Watchers};
+use crate::watchers::{Told, Watchers, Wish};
 
 /// How long a change waits for the generation that has it.
 const CUT_WITHIN: Duration = Duration::from_secs(2);
@@ -64,7 +66,29 @@ impl Operator for OperatorService {
             return Err(refusal::with_reason(Reason::Oversized, format!("more than {MAX_FILES} proxies")));
         }
         let now = self.0.clock.seconds();
-        self.0.watchers.join(wanted, || self.0.proxies.present(now)).map(Response::new)
+        let present = || self.0.proxies.present(now);
+        self.0.watchers.join(wanted, Instant::now(), present).map(Response::new)
+    }
+
+    async fn attest_now(
+        &self,
+        request: Request<proto::AttestNowRequest>,
+    ) -> Result<Response<proto::AttestNowResponse>, Status> {
+        let operator = operator(&request)?;
+        let proto::AttestNowRequest { proxies, peer } = request.into_inner();
+        if proxies.is_empty() || proxies.len() > MAX_FILES {
+            let why = format!("name 1 to {MAX_FILES} proxies");
+            return Err(refusal::with_reason(Reason::BadRequest, why));
+        }
+        if !peer.is_empty() {
+            SpiffeId::parse(&peer).map_err(|finding| refusal::status(&finding.into()))?;
+        }
+        let proxies: BTreeSet<String> = proxies.into_iter().collect();
+        let asked = self.0.proxies.present(0).into_iter().filter(|p| p.reports && proxies.contains(&p.proxy));
+        let asked: Vec<_> = asked.map(|proxy| proxy.proxy).collect();
+        tracing::info!(operator, peer, proxies = asked.len(), "an operator asks for proofs");
+        self.0.watchers.wish(Wish { proxies, peer });
+        Ok(Response::new(proto::AttestNowResponse { asked }))
     }
 
     async fn apply(

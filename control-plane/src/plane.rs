@@ -203,7 +203,12 @@ impl Parts {
             throttle: Throttle::default(),
             platforms: Arc::clone(&platforms),
         });
-        let judge = Arc::new(Doorkeeper { bundle: keys.bundle.clone(), cuts: seen.clone() });
+        let proxies: Arc<Proxies> = Arc::default();
+        let judge = Arc::new(Doorkeeper {
+            bundle: keys.bundle.clone(),
+            cuts: seen.clone(),
+            proxies: Arc::clone(&proxies),
+        });
         let pinned = config.attestation.is_none().then(|| state.join(ATTESTATION));
         let attestation = config.attestation.clone().unwrap_or_else(|| state.join(ATTESTATION));
         let renewer = Arc::new(Renewer {
@@ -227,7 +232,7 @@ impl Parts {
             resources,
             platforms,
             cuts: seen,
-            proxies: Arc::default(),
+            proxies,
             keys,
             ready,
             metrics,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use countersign_evidence::Denial;
 use countersign_ratls::Admission;
 use countersign_wire::server::{Peer, Status};
 use countersign_wire::{Version, proto};
@@ -31,6 +32,8 @@ pub(crate) struct Record {
     pub(crate) address: SocketAddr,
     pub(crate) status: Status,
     pub(crate) last_seen: u64,
+    /// Why it is not admitted any more.
+    refused: Option<String>,
     /// When it was first seen, by the clock of durations.
     since: Instant,
     /// The last generation that it came to use, or had when it was first seen.
@@ -44,6 +47,8 @@ pub(crate) struct Proxies(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     connections: u64,
+    /// How many of the records are connected.
+    connected: usize,
     records: BTreeMap<Name, Record>,
 }
 
@@ -58,10 +63,12 @@ pub(crate) enum State {
     Nacked,
     /// It has seen a generation that we do not have.
     Ahead,
+    /// It is not admitted any more.
+    Refused,
 }
 
 impl State {
-    pub(crate) const ALL: [Self; 4] = [Self::Synced, Self::Stale, Self::Nacked, Self::Ahead];
+    pub(crate) const ALL: [Self; 5] = [Self::Synced, Self::Stale, Self::Nacked, Self::Ahead, Self::Refused];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -69,6 +76,7 @@ impl State {
             Self::Stale => "stale",
             Self::Nacked => "nacked",
             Self::Ahead => "ahead",
+            Self::Refused => "refused",
         }
     }
 }
@@ -79,7 +87,9 @@ impl Record {
     }
 
     pub(crate) fn state(&self, generation: u64) -> State {
-        if self.status.ahead.is_some() {
+        if self.refused.is_some() {
+            State::Refused
+        } else if self.status.ahead.is_some() {
             State::Ahead
         } else if !self.status.rejected.is_empty() {
             State::Nacked
@@ -131,6 +141,8 @@ impl Record {
             software: self.peer.software.clone(),
             state: self.state(generation).name().to_owned(),
             address: self.address.to_string(),
+            refused: self.refused.clone().unwrap_or_default(),
+            generation_seen: self.status.ahead.unwrap_or_default(),
         }
     }
 }
@@ -164,10 +176,12 @@ impl Proxies {
             address,
             status,
             last_seen: now,
+            refused: None,
             since,
             converged,
         };
-        inner.records.insert(name.clone(), record);
+        let before = inner.records.insert(name.clone(), record);
+        inner.connected += usize::from(before.is_none_or(|record| !record.connected));
         Some((name, connection))
     }
 
@@ -190,18 +204,39 @@ impl Proxies {
         Some(published.max(record.since).elapsed())
     }
 
-    /// A connection ended.
-    pub(crate) fn gone(&self, name: &Name, connection: u64, now: u64) {
+    /// The proxy of a connection is not admitted any more, and why, or it is again.
+    pub(crate) fn judged(&self, name: &Name, connection: u64, denial: Option<&Denial>) {
         if let Some(record) = self.lock().records.get_mut(name).filter(|r| r.connection == connection) {
-            record.connected = false;
-            record.status.hops = 0;
-            record.last_seen = now;
+            record.refused = denial.map(ToString::to_string);
         }
+    }
+
+    /// Somebody with this SPIFFE ID was not admitted. Nobody has proved yet to have
+    /// its key, so this counts only for those who are away, and is only shown.
+    pub(crate) fn turned_away(&self, id: &str, denial: &Denial) {
+        let mut inner = self.lock();
+        let away = inner.records.iter_mut().filter(|((owner, _), record)| owner == id && !record.connected);
+        for (_, record) in away {
+            record.refused = Some(denial.to_string());
+        }
+    }
+
+    /// A connection ended. Whether the proxy is gone with it: it may have another one.
+    pub(crate) fn gone(&self, name: &Name, connection: u64, now: u64) -> bool {
+        let mut inner = self.lock();
+        let Some(record) = inner.records.get_mut(name).filter(|r| r.connection == connection) else {
+            return false;
+        };
+        record.connected = false;
+        record.status.hops = 0;
+        record.last_seen = now;
+        inner.connected = inner.connected.saturating_sub(1);
+        true
     }
 
     /// How many are connected.
     pub(crate) fn connected_now(&self) -> usize {
-        self.lock().records.values().filter(|record| record.connected).count()
+        self.lock().connected
     }
 
     /// Everybody who is connected, for those who watch.

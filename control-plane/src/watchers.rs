@@ -1,16 +1,18 @@
 //! Who watches what hops prove, and what proxies tell them. Proxies tell only
-//! while somebody watches; who reads too slowly misses some of it.
+//! while somebody watches. Each watcher has the newest of every proxy that it
+//! has not read yet, so one that reads slowly sees less often, not something
+//! else; one that does not read at all is dropped.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use countersign_evidence::Reason;
 use countersign_wire::{MAX_REPORTED_HOPS, proto, refusal};
 use futures_util::Stream;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -23,34 +25,74 @@ pub(crate) const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// The most hops that all proxies tell of at a time, as far as each may tell of some.
 const HOPS: usize = 20_000;
 const FEWEST_HOPS: usize = 16;
-/// What a watcher may be behind.
-const BACKLOG: usize = 1024;
+/// How long news may wait for a watcher to read it.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The most watchers.
 const MAX_WATCHERS: usize = 64;
 
+/// Wishes for proofs that a session may be behind.
+const WISHES: usize = 16;
+
+/// An operator's wish that peers of these proxies prove themselves at once.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    /// Names of proxies.
+    pub(crate) proxies: BTreeSet<String>,
+    /// SPIFFE ID; empty for all.
+    pub(crate) peer: String,
+}
+
 /// What a watcher reads.
 pub(crate) type Told = Pin<Box<dyn Stream<Item = Result<proto::ProxyAttestation, Status>> + Send>>;
+/// Workload and name of a proxy.
+type Name = (String, String);
+type News = Arc<proto::ProxyAttestation>;
 
 /// The watchers of this control plane.
 #[derive(Debug)]
 pub(crate) struct Watchers {
     count: watch::Sender<usize>,
-    told: broadcast::Sender<Arc<proto::ProxyAttestation>>,
+    mailboxes: Mutex<Mailboxes>,
+    wishes: broadcast::Sender<Arc<Wish>>,
     closed: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Mailboxes {
+    joined: u64,
+    by_number: BTreeMap<u64, Arc<Mailbox>>,
+}
+
+/// What one watcher has not read yet.
+#[derive(Debug)]
+struct Mailbox {
+    /// Names of proxies; all when it is empty.
+    wanted: BTreeSet<String>,
+    unread: Mutex<Unread>,
+    arrived: Notify,
+}
+
+#[derive(Debug)]
+struct Unread {
+    /// In the order in which they are read, each name once.
+    names: VecDeque<Name>,
+    /// The newest of each.
+    newest: BTreeMap<Name, News>,
+    /// Since when something waits.
+    since: Instant,
+    dropped: bool,
 }
 
 /// One watcher, for as long as it reads.
 struct Watcher {
-    known: VecDeque<proto::ProxyAttestation>,
-    told: broadcast::Receiver<Arc<proto::ProxyAttestation>>,
-    /// Names of proxies; all when it is empty.
-    wanted: BTreeSet<String>,
+    number: u64,
+    mailbox: Arc<Mailbox>,
     watchers: Arc<Watchers>,
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.watchers.count.send_modify(|count| *count = count.saturating_sub(1));
+        self.watchers.leave(self.number);
     }
 }
 
@@ -58,7 +100,8 @@ impl Watchers {
     pub(crate) fn new() -> Self {
         Self {
             count: watch::channel(0).0,
-            told: broadcast::channel(BACKLOG).0,
+            mailboxes: Mutex::default(),
+            wishes: broadcast::channel(WISHES).0,
             closed: CancellationToken::new(),
         }
     }
@@ -75,39 +118,59 @@ impl Watchers {
         proto::Watch { every_seconds: EVERY, for_seconds: LEASE, hops }
     }
 
+    /// Passes a wish on to the sessions.
+    pub(crate) fn wish(&self, wish: Wish) {
+        // Without a session nobody is there to prove anything.
+        let _ = self.wishes.send(Arc::new(wish));
+    }
+
+    /// The wishes from now on. Whoever is behind misses some: operators ask again.
+    pub(crate) fn wishes(&self) -> broadcast::Receiver<Arc<Wish>> {
+        self.wishes.subscribe()
+    }
+
     /// A proxy has news of itself.
-    pub(crate) fn tell(&self, news: proto::ProxyAttestation) {
-        // Nobody listens: then nobody misses it.
-        let _ = self.told.send(Arc::new(news));
+    pub(crate) fn tell(&self, news: proto::ProxyAttestation, now: Instant) {
+        let mut mailboxes = lock(&self.mailboxes);
+        if mailboxes.by_number.is_empty() {
+            return;
+        }
+        let news = Arc::new(news);
+        mailboxes.by_number.retain(|_, mailbox| mailbox.put(&news, now));
+        self.counted(&mailboxes);
     }
 
     /// Everything that proxies tell from now on, after what is `known` of them.
-    /// It must be read after the watcher is counted, so that nobody is missed.
+    /// That must be read after the watcher is counted, so that nobody is missed.
     pub(crate) fn join(
         self: &Arc<Self>,
         wanted: Vec<String>,
+        now: Instant,
         known: impl FnOnce() -> Vec<proto::ProxyAttestation>,
     ) -> Result<Told, Status> {
-        let joined = self.count.send_if_modified(|count| {
-            let room = *count < MAX_WATCHERS;
-            *count += usize::from(room);
-            room
-        });
-        if !joined {
-            return Err(refusal::with_reason(Reason::Overloaded, format!("more than {MAX_WATCHERS} watch")));
-        }
-        let told = self.told.subscribe();
-        let mut watcher = Watcher {
-            known: VecDeque::new(),
-            told,
-            wanted: wanted.into_iter().collect(),
-            watchers: Arc::clone(self),
+        let mailbox = Arc::new(Mailbox::new(wanted, now));
+        let number = {
+            let mut mailboxes = lock(&self.mailboxes);
+            if mailboxes.by_number.len() >= MAX_WATCHERS {
+                let why = format!("{MAX_WATCHERS} watch already: end one, or try again later");
+                return Err(refusal::with_reason(Reason::Overloaded, why));
+            }
+            mailboxes.joined += 1;
+            let number = mailboxes.joined;
+            mailboxes.by_number.insert(number, Arc::clone(&mailbox));
+            self.counted(&mailboxes);
+            number
         };
-        watcher.known = known().into_iter().filter(|news| watcher.wants(news)).collect();
-        watcher.known.push_back(proto::ProxyAttestation::default());
-        Ok(Box::pin(futures_util::stream::unfold(watcher, |mut watcher| async {
-            let news = watcher.next().await?;
-            Some((Ok(news), watcher))
+        let watcher = Watcher { number, mailbox, watchers: Arc::clone(self) };
+        watcher.mailbox.begin(known());
+        Ok(Box::pin(futures_util::stream::unfold(Some(watcher), |watcher| async {
+            let watcher = watcher?;
+            match watcher.next().await {
+                Ok(Some(news)) => Some((Ok(news), Some(watcher))),
+                Ok(None) => None,
+                // The reason is the last thing that it hears.
+                Err(status) => Some((Err(status), None)),
+            }
         })))
     }
 
@@ -115,32 +178,99 @@ impl Watchers {
     pub(crate) fn close(&self) {
         self.closed.cancel();
     }
+
+    fn leave(&self, number: u64) {
+        let mut mailboxes = lock(&self.mailboxes);
+        mailboxes.by_number.remove(&number);
+        self.counted(&mailboxes);
+    }
+
+    fn counted(&self, mailboxes: &Mailboxes) {
+        let now = mailboxes.by_number.len();
+        self.count.send_if_modified(|count| std::mem::replace(count, now) != now);
+    }
 }
 
-impl Watcher {
+impl Mailbox {
+    fn new(wanted: Vec<String>, now: Instant) -> Self {
+        let unread = Unread { names: VecDeque::new(), newest: BTreeMap::new(), since: now, dropped: false };
+        Self { wanted: wanted.into_iter().collect(), unread: Mutex::new(unread), arrived: Notify::new() }
+    }
+
     fn wants(&self, news: &proto::ProxyAttestation) -> bool {
         self.wanted.is_empty() || self.wanted.contains(&news.proxy)
     }
 
-    /// `None` when the control plane ends.
-    async fn next(&mut self) -> Option<proto::ProxyAttestation> {
-        if let Some(known) = self.known.pop_front() {
-            return Some(known);
+    /// Everybody who is there, unless there is newer of them, and that those were all.
+    fn begin(&self, known: Vec<proto::ProxyAttestation>) {
+        let mut unread = lock(&self.unread);
+        for news in known.into_iter().filter(|news| self.wants(news)) {
+            if !unread.newest.contains_key(&name(&news)) {
+                unread.put(Arc::new(news));
+            }
         }
+        unread.put(Arc::default());
+        self.arrived.notify_one();
+    }
+
+    /// Whether the watcher still reads.
+    fn put(&self, news: &News, now: Instant) -> bool {
+        let mut unread = lock(&self.unread);
+        if unread.names.is_empty() {
+            unread.since = now;
+        }
+        if now.saturating_duration_since(unread.since) > PATIENCE {
+            *unread = Unread { names: VecDeque::new(), newest: BTreeMap::new(), since: now, dropped: true };
+        } else if self.wants(news) {
+            unread.put(Arc::clone(news));
+        }
+        self.arrived.notify_one();
+        !unread.dropped
+    }
+
+    fn take(&self, now: Instant) -> Result<Option<News>, Status> {
+        let mut unread = lock(&self.unread);
+        if unread.dropped {
+            let why = format!("nothing was read for {} s: the watch was dropped", PATIENCE.as_secs());
+            return Err(refusal::with_reason(Reason::Overloaded, why));
+        }
+        unread.since = now;
+        let Some(name) = unread.names.pop_front() else { return Ok(None) };
+        Ok(unread.newest.remove(&name))
+    }
+}
+
+impl Unread {
+    fn put(&mut self, news: News) {
+        let name = name(&news);
+        if self.newest.insert(name.clone(), news).is_none() {
+            self.names.push_back(name);
+        }
+    }
+}
+
+impl Watcher {
+    /// `None` when the control plane ends.
+    async fn next(&self) -> Result<Option<proto::ProxyAttestation>, Status> {
         loop {
-            let told = tokio::select! {
+            if let Some(news) = self.mailbox.take(Instant::now())? {
+                return Ok(Some(Arc::unwrap_or_clone(news)));
+            }
+            tokio::select! {
                 biased;
-                () = self.watchers.closed.cancelled() => return None,
-                told = self.told.recv() => told,
-            };
-            match told {
-                Ok(news) if self.wants(&news) => return Some((*news).clone()),
-                // What was missed is told again in a moment.
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return None,
+                () = self.watchers.closed.cancelled() => return Ok(None),
+                () = self.mailbox.arrived.notified() => {}
             }
         }
     }
+}
+
+fn name(news: &proto::ProxyAttestation) -> Name {
+    (news.workload.clone(), news.proxy.clone())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -152,28 +282,33 @@ mod tests {
         proto::ProxyAttestation { proxy: proxy.to_owned(), connected, ..Default::default() }
     }
 
+    async fn read(told: &mut Told) -> proto::ProxyAttestation {
+        told.next().await.unwrap().unwrap()
+    }
+
     #[tokio::test]
     async fn a_watcher_hears_of_those_it_wants_for_as_long_as_it_reads() {
-        let watchers = Arc::new(Watchers::new());
+        let (watchers, now) = (Arc::new(Watchers::new()), Instant::now());
         let count = watchers.count();
-        watchers.tell(news("a", true));
-        let mut told = watchers.join(vec!["a".into()], || vec![news("a", true), news("b", true)]).unwrap();
+        watchers.tell(news("a", true), now);
+        let known = || vec![news("a", true), news("b", true)];
+        let mut told = watchers.join(vec!["a".into()], now, known).unwrap();
         assert_eq!(*count.borrow(), 1);
-        watchers.tell(news("b", false));
-        watchers.tell(news("a", false));
-        assert_eq!(told.next().await.unwrap().unwrap(), news("a", true));
-        assert_eq!(told.next().await.unwrap().unwrap(), news("", false), "those were all");
-        assert_eq!(told.next().await.unwrap().unwrap(), news("a", false));
+        assert_eq!(read(&mut told).await, news("a", true));
+        watchers.tell(news("b", false), now);
+        watchers.tell(news("a", false), now);
+        assert_eq!(read(&mut told).await, news("", false), "those were all");
+        assert_eq!(read(&mut told).await, news("a", false));
         drop(told);
         assert_eq!(*count.borrow(), 0);
     }
 
     #[tokio::test]
     async fn watchers_are_bounded_and_end_with_the_control_plane() {
-        let watchers = Arc::new(Watchers::new());
+        let (watchers, now) = (Arc::new(Watchers::new()), Instant::now());
         let mut all: Vec<_> =
-            (0..MAX_WATCHERS).map(|_| watchers.join(Vec::new(), Vec::new).unwrap()).collect();
-        assert!(watchers.join(Vec::new(), Vec::new).is_err());
+            (0..MAX_WATCHERS).map(|_| watchers.join(Vec::new(), now, Vec::new).unwrap()).collect();
+        assert!(watchers.join(Vec::new(), now, Vec::new).is_err());
         watchers.close();
         assert!(all[0].next().await.is_some() && all[0].next().await.is_none());
         all.clear();
@@ -181,14 +316,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_watcher_misses_some_and_goes_on() {
-        let watchers = Arc::new(Watchers::new());
-        let mut told = watchers.join(Vec::new(), Vec::new).unwrap();
-        for i in 0..BACKLOG + 10 {
-            watchers.tell(news(&i.to_string(), true));
+    async fn a_slow_watcher_reads_the_newest_of_each_proxy_and_holds_no_more() {
+        let (watchers, now) = (Arc::new(Watchers::new()), Instant::now());
+        let newer_than_known = || {
+            watchers.tell(news("a", false), now);
+            vec![news("a", true)]
+        };
+        let mut told = watchers.join(Vec::new(), now, newer_than_known).unwrap();
+        for round in 0..10_000 {
+            watchers.tell(proto::ProxyAttestation { now: round, ..news("b", true) }, now);
         }
-        assert_eq!(told.next().await.unwrap().unwrap().proxy, "");
-        assert_eq!(told.next().await.unwrap().unwrap().proxy, "10");
+        assert_eq!(read(&mut told).await, news("a", false));
+        assert_eq!(read(&mut told).await.proxy, "");
+        assert_eq!(read(&mut told).await.now, 9_999);
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_does_not_read_is_dropped_and_told_why() {
+        let (watchers, now) = (Arc::new(Watchers::new()), Instant::now());
+        let mut told = watchers.join(Vec::new(), now, Vec::new).unwrap();
+        watchers.tell(news("a", true), now + PATIENCE);
+        assert_eq!(*watchers.count().borrow(), 1);
+        watchers.tell(news("a", true), now + PATIENCE + Duration::from_secs(1));
+        assert_eq!(*watchers.count().borrow(), 0, "nobody is asked on its account");
+        let ended = told.next().await.unwrap().unwrap_err();
+        assert_eq!(refusal::reason(&ended), Some(Reason::Overloaded));
+        assert!(told.next().await.is_none());
     }
 
     #[test]

@@ -98,6 +98,33 @@ async fn proxies_tell_while_somebody_watches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_operator_asks_for_proofs_of_the_proxies_that_it_names() {
+    let world = World::new();
+    let plane = world.start().await;
+    plane.apply(&world.resources()).await;
+    let mut proxy = sidecar(&world, &plane).await;
+    let mut operator = plane.operator().await;
+    let peer = "spiffe://demo.example/server";
+    let mut ask = async |proxies: &[&str], peer: &str| {
+        let proxies = proxies.iter().map(|name| (*name).to_owned()).collect();
+        operator.attest_now(proto::AttestNowRequest { proxies, peer: peer.to_owned() }).await
+    };
+    assert_eq!(ask(&["another"], peer).await.unwrap().into_inner().asked, [""; 0]);
+    assert_eq!(ask(&["another", "sidecar"], peer).await.unwrap().into_inner().asked, ["sidecar"]);
+    let heard = loop {
+        let message = proxy.stream.message().await.unwrap().expect("the stream goes on");
+        if let Some(Event::Attest { peer }) = proxy.subscription.feed(message).unwrap() {
+            break peer;
+        }
+    };
+    assert_eq!(heard, peer);
+    for (proxies, peer) in [(&[][..], ""), (&["sidecar"], "no ID")] {
+        assert!(ask(proxies, peer).await.is_err());
+    }
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_nobody_asked_for_ends_the_stream_and_only_operators_watch() {
     let world = World::new();
     let plane = world.start().await;

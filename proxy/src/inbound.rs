@@ -217,8 +217,11 @@ async fn one_stream(
     let mut record = Record::new(hop.role, hop.address, hop.peer(), hop.me.to_string(), &ctx.metrics);
     record.trace(head.headers.get("traceparent").and_then(|v| v.to_str().ok()));
     record.peer(&hop.admission());
-    let opened = match route::requested_port(&head, &config.ports) {
-        Ok(port) => open(&hop, port, &config, &ctx).await,
+    let opened = match route::requested_port(&head) {
+        Ok(port) => {
+            record.port(port);
+            open(&hop, port, &config, &ctx).await
+        }
         Err(denial) => Err(denial),
     };
     let result = match opened {
@@ -259,6 +262,7 @@ async fn open(
     ctx: &Context,
 ) -> Result<(Permitted, TcpStream, tokio::sync::OwnedSemaphorePermit), Denial> {
     let permitted = policy::permit(hop, port, ctx)?;
+    route::offered(port, &config.ports)?;
     let connection = Arc::clone(&ctx.connections).try_acquire_owned().map_err(|_| overloaded())?;
     let workload = SocketAddr::new(config.workload, port);
     let limit = ctx.limits.connect_timeout;

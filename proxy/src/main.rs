@@ -1,17 +1,16 @@
 //! `countersign-proxy --config FILE`
 
-use std::io::{IsTerminal as _, Write as _};
+mod log;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use clap::Parser;
 use countersign_config::bootstrap::ProxyBootstrap;
 use countersign_proxy::{Clock, LogLevel, build};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::{ParseError, Targets};
-use tracing_subscriber::{fmt, prelude::*, reload};
+use tracing_subscriber::filter::Targets;
 
 /// The data plane of Countersign: a sidecar that lets bytes pass only between
 /// attested workloads.
@@ -22,32 +21,19 @@ struct Arguments {
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CONFIG")]
     config: PathBuf,
     /// The log filter, for example `info` or `info,countersign_proxy=debug`.
-    #[arg(long, env = "COUNTERSIGN_LOG", default_value = "info", value_name = "FILTER")]
-    log: String,
+    #[arg(long, env = "COUNTERSIGN_LOG", default_value = "info", value_name = "FILTER", value_parser = log::filter)]
+    log: Targets,
     /// The form of the log.
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", value_enum, default_value = "text", value_name = "FORM")]
-    log_format: LogFormat,
+    log_format: log::Form,
     /// Worker threads; at most one for each core.
     #[arg(long, env = "COUNTERSIGN_WORKERS", default_value_t = 2, value_name = "N")]
     workers: usize,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let level = match log(&arguments) {
-        Ok(level) => level,
-        Err(error) => {
-            // There is no log to write to; nobody reads standard error then.
-            let _ = writeln!(std::io::stderr(), "{error:#}");
-            return ExitCode::FAILURE;
-        }
-    };
+    let level = log::start(arguments.log.clone(), arguments.log_format);
     match start(&arguments, level) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -91,9 +77,7 @@ fn start(arguments: &Arguments, level: LogLevel) -> anyhow::Result<()> {
 
 async fn run(bootstrap: &ProxyBootstrap, level: LogLevel) -> anyhow::Result<()> {
     let clock = Clock::new(Arc::new(rustls::time_provider::DefaultTimeProvider));
-    let source = countersign_proxy::platform::open(&bootstrap.attester, &bootstrap.state_dir)
-        .await
-        .context("attester")?;
+    let source = countersign_proxy::platform::open(&bootstrap.attester, &bootstrap.state_dir).await?;
     let platform = source.platform();
     tracing::info!(driver = platform.driver, tee = %platform.tee, emulated = platform.emulated, "attester");
     let bound = build(bootstrap, clock, source, Some(level))?;
@@ -128,30 +112,6 @@ async fn run(bootstrap: &ProxyBootstrap, level: LogLevel) -> anyhow::Result<()> 
         () = second => {}
     }
     Ok(())
-}
-
-/// Colour is for people at a terminal who did not say no to it (<https://no-color.org>).
-fn colour() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-}
-
-/// Logs to standard error, with a filter that can be changed later.
-fn log(arguments: &Arguments) -> anyhow::Result<LogLevel> {
-    let filter: Targets = arguments.log.parse().context("--log")?;
-    let (filter, handle) = reload::Layer::new(filter);
-    let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colour());
-    let registry = tracing_subscriber::registry().with(filter);
-    match arguments.log_format {
-        LogFormat::Text => registry.with(layer).init(),
-        LogFormat::Json => registry.with(layer.json()).init(),
-    }
-    Ok(Arc::new(move |wanted: Option<&str>| {
-        if let Some(wanted) = wanted {
-            let filter: Targets = wanted.parse().map_err(|error: ParseError| error.to_string())?;
-            handle.reload(filter).map_err(|error| error.to_string())?;
-        }
-        handle.with_current(ToString::to_string).map_err(|error| error.to_string())
-    }))
 }
 
 #[cfg(test)]

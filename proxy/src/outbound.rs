@@ -53,6 +53,7 @@ async fn one_connection(accepted: Accepted, mapping: Arc<Outbound>, pool: Pool, 
     let Accepted { socket, peer, permit: _permit, .. } = accepted;
     let me = ctx.credentials.borrow().as_ref().map_or_else(|| "unknown".to_owned(), |c| c.me.to_string());
     let mut record = Record::new(Role::Server, peer, me, mapping.to.to_string(), &ctx.metrics);
+    record.port(mapping.port);
     let opened = tokio::select! {
         biased;
         () = ctx.drain.forced() => Err(draining()),

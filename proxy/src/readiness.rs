@@ -21,6 +21,8 @@ pub enum Need {
     Evidence,
     /// A certificate that is valid now.
     Identity,
+    /// That the control plane admits us.
+    Admission,
     /// The first snapshot of the configuration.
     Snapshot,
     /// Collateral with which peers can verify our own evidence.
@@ -34,6 +36,7 @@ impl Need {
             Self::Sockets => "sockets",
             Self::Evidence => "evidence",
             Self::Identity => "identity",
+            Self::Admission => "admission",
             Self::Snapshot => "snapshot",
             Self::Collateral => "collateral",
         }

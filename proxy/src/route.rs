@@ -9,11 +9,11 @@ use http::{Method, Uri};
 /// The longest name of a host (RFC 1035, section 2.3.4).
 const MAX_HOST: usize = 253;
 
-/// The port that a CONNECT request asks for.
+/// The port that a CONNECT request asks for, offered or not.
 ///
 /// The host of `:authority` must have the form of one but is not compared: this
 /// proxy stands for one workload, whatever the address under which it is known.
-pub(crate) fn requested_port(request: &Parts, ports: &[u16]) -> Result<u16, Denial> {
+pub(crate) fn requested_port(request: &Parts) -> Result<u16, Denial> {
     if request.method != Method::CONNECT
         || request.uri.scheme().is_some()
         || request.uri.path_and_query().is_some()
@@ -24,19 +24,17 @@ pub(crate) fn requested_port(request: &Parts, ports: &[u16]) -> Result<u16, Deni
         return Err(bad_request(":protocol", "none", "one"));
     }
     let authority = request.uri.authority().map_or("", http::uri::Authority::as_str);
-    let port = authority_port(authority)?;
+    authority_port(authority)
+}
+
+/// Whether the workload behind this proxy is reachable on `port`. For callers
+/// that may call it: others learn nothing of what there is.
+pub(crate) fn offered(port: u16, ports: &[u16]) -> Result<(), Denial> {
     if ports.contains(&port) {
-        Ok(port)
-    } else {
-        let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
-        Err(Finding::new(
-            Reason::AuthorizationDenied,
-            ":authority port",
-            ports.join(" or "),
-            port.to_string(),
-        )
-        .into())
+        return Ok(());
     }
+    let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+    Err(Finding::new(Reason::PortNotOffered, "port", ports.join(" or "), port.to_string()).into())
 }
 
 /// Reads `host:port` strictly: no user, no empty host, no sign or leading zero in the port.
@@ -117,6 +115,14 @@ mod tests {
         ] {
             assert_eq!(authority_port(authority).unwrap_err().reason, Reason::BadRequest, "{authority}");
         }
+    }
+
+    #[test]
+    fn a_port_that_is_not_offered_has_a_reason_of_its_own() {
+        assert!(offered(8443, &[8080, 8443]).is_ok());
+        let denial = offered(9, &[8080, 8443]).unwrap_err();
+        assert_eq!(denial.reason, Reason::PortNotOffered);
+        assert!(denial.to_string().contains("8080 or 8443"), "{denial}");
     }
 
     #[test]

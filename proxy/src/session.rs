@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 use crate::live::{Cause, Hop};
 
+/// How often an operator may have one peer prove itself: quotes are scarce.
+const ASK_SPACING: Duration = Duration::from_secs(10);
 /// What may wait to be written. An honest peer reads; this is some of the largest frames.
 const MAX_WAITING: usize = 1 << 20;
 
@@ -52,6 +54,8 @@ struct Inner {
     quote: Option<QuoteRequest>,
     wait: Option<Duration>,
     open: bool,
+    /// When an operator last asked for a proof.
+    asked: Option<Duration>,
     /// When the challenge was sent that is open.
     challenged: Option<UnixTime>,
     /// What a cut is due to, while it is not a frame of the peer or its absence.
@@ -92,6 +96,7 @@ impl Session {
             quote: None,
             wait: Some(now.monotonic),
             open: false,
+            asked: None,
             challenged: None,
             cause: None,
             counted: false,
@@ -159,6 +164,27 @@ impl Hop {
     /// The measured state of this machine moved: asks the peer for a challenge.
     pub(crate) fn state_changed(&self, ctx: &Context) {
         self.tell(ctx, Endpoint::changed);
+    }
+
+    /// An operator wants the peer to prove itself now.
+    ///
+    /// # Errors
+    /// Why it will not, for people.
+    pub(crate) fn ask(&self, ctx: &Context) -> Result<(), &'static str> {
+        let session = self.session.as_ref().ok_or("nothing is proved over h2 but by the certificate")?;
+        let mut inner = session.lock();
+        let now = ctx.clock.moment();
+        if inner.asked.is_some_and(|asked| now.monotonic < asked.saturating_add(ASK_SPACING)) {
+            return Err("it was asked less than 10 s ago");
+        }
+        if !inner.endpoint.ask(now) {
+            return Err("it is not open, or its level asks for no proof of the connection");
+        }
+        inner.asked = Some(now.monotonic);
+        self.pump(session, &mut inner, ctx);
+        drop(inner);
+        session.wake.notify_one();
+        Ok(())
     }
 
     /// The hop is to end for a reason of ours.

@@ -199,11 +199,16 @@ pub fn open(root: &Path) -> Result<Arc<dyn Attester>, Error> {
                 Err(error) => missing.push(error.to_string()),
             }
         } else {
-            let what = detection.missing.join("; ");
+            // The first of them is what to provide first; all are in `countersign doctor`.
+            let what = detection.missing.first().map_or("not usable", String::as_str);
             missing.push(format!("{} ({}): {what}", detection.driver, detection.tee));
         }
     }
-    let missing = format!("no TEE can be used on this machine: {}", missing.join(" | "));
+    let missing = format!(
+        "no TEE can be used on this machine; `countersign doctor` says what each driver misses, and for a \
+         test `attester.emulated` of the bootstrap file needs none\n  {}",
+        missing.join("\n  ")
+    );
     Err(Error::Unavailable { driver: "attester", missing })
 }
 

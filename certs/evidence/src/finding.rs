@@ -35,6 +35,8 @@ impl fmt::Display for Finding {
         write!(f, "{}: ", self.reason)?;
         match self.presented.as_str() {
             "none" => write!(f, "there is no {}", self.field)?,
+            // What happened, not a value.
+            told if self.reason.tells_what_happened() => write!(f, "{}: {told}", self.field)?,
             presented => write!(f, "{} is {presented}", self.field)?,
         }
         write!(f, ", accepted: {}", self.expected)
@@ -44,7 +46,8 @@ impl fmt::Display for Finding {
 impl std::error::Error for Finding {}
 
 /// A point in time for messages: RFC 3339 in UTC.
-pub(crate) fn timestamp(seconds: u64) -> String {
+#[must_use]
+pub fn timestamp(seconds: u64) -> String {
     use time::format_description::well_known::Rfc3339;
     i64::try_from(seconds)
         .ok()
@@ -106,5 +109,10 @@ mod tests {
         let told = |presented| Finding::new(Reason::CrlMissing, "CRL", "a list", presented).to_string();
         assert_eq!(told("none"), "crl-missing: there is no CRL, accepted: a list");
         assert_eq!(told("old"), "crl-missing: CRL is old, accepted: a list");
+        let refused = Finding::new(Reason::ConnectFailed, "proxy a:1", "a connection", "Connection refused");
+        assert_eq!(
+            refused.to_string(),
+            "connect-failed: proxy a:1: Connection refused, accepted: a connection"
+        );
     }
 }

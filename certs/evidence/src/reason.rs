@@ -184,6 +184,8 @@ reasons! {
     LevelTooLow, "level-too-low", "DENY", 403, ACCESS_DENIED, Peer, false, "let the peer speak ratls-h2/1, or lower the level of the policies that speak of it";
     /// An authorization policy denies the hop, or none allows it.
     AuthorizationDenied, "authorization-denied", "DENY", 403, ACCESS_DENIED, Peer, false, "apply an AuthorizationPolicy that allows this caller and port";
+    /// The caller is allowed, but the destination's proxy does not offer the port.
+    PortNotOffered, "port-not-offered", "DENY", 403, ACCESS_DENIED, Upstream, false, "add the port to inbound.ports of the destination's proxy if its workload listens there, or correct the port";
     /// The policy that admitted a live hop was replaced by one that does not.
     PolicyChanged, "policy-changed", "DENY", 403, ACCESS_DENIED, Peer, false, "see the findings of the new verdict";
 
@@ -269,6 +271,12 @@ impl Reason {
                 | Self::CollateralMismatch
                 | Self::CrlMissing
         )
+    }
+
+    /// Whether its findings say what happened rather than which value was there.
+    #[must_use]
+    pub const fn tells_what_happened(self) -> bool {
+        matches!(self, Self::ConnectFailed | Self::TlsFailure | Self::AuthorizationDenied | Self::Internal)
     }
 
     /// What to do about it, as a sentence without a full stop.

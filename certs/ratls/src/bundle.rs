@@ -1,6 +1,7 @@
 //! Trust bundles (SPIFFE Trust Domain and Bundle specification): what chains
 //! are validated to. Their documents are in `jwks`.
 
+use countersign_evidence::finding::timestamp;
 use countersign_evidence::{Finding, Reason, UnixTime};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use webpki::{EndEntityCert, KeyUsage};
@@ -63,7 +64,7 @@ impl Bundle {
         };
         let roots = self.roots(now);
         let anchors: Vec<_> = roots.iter().map(|root| root.anchor.clone()).collect();
-        let leaf = EndEntityCert::try_from(leaf).map_err(|error| self.refusal(&error, peer))?;
+        let leaf = EndEntityCert::try_from(leaf).map_err(|error| self.refusal(&error, now))?;
         let path = leaf
             .verify_for_usage(
                 webpki::ALL_VERIFICATION_ALGS,
@@ -75,7 +76,7 @@ impl Bundle {
                 None,
                 None,
             )
-            .map_err(|error| self.refusal(&error, peer))?;
+            .map_err(|error| self.refusal(&error, now))?;
         let mut valid_until = peer.not_after;
         for intermediate in path.intermediate_certificates() {
             let der = intermediate.der();
@@ -92,13 +93,19 @@ impl Bundle {
         self.x509_authorities.iter().filter_map(|der| Root::at(der, now)).collect()
     }
 
-    fn refusal(&self, error: &webpki::Error, peer: &Presented) -> Finding {
+    fn refusal(&self, error: &webpki::Error, now: UnixTime) -> Finding {
         use webpki::Error;
+        let validity = |presented: String| {
+            let expected = format!("one that includes {}", timestamp(now.as_secs()));
+            Finding::new(Reason::SvidExpired, "SVID validity", expected, presented)
+        };
         match error {
-            Error::CertExpired { .. } | Error::CertNotValidYet { .. } => {
-                let presented =
-                    format!("{error} (leaf valid from {} to {})", peer.not_before, peer.not_after);
-                Finding::new(Reason::SvidExpired, "SVID validity", "valid now", presented)
+            // Of the leaf, or of a certificate that signed it.
+            Error::CertExpired { not_after, .. } => {
+                validity(format!("over since {}", timestamp(not_after.as_secs())))
+            }
+            Error::CertNotValidYet { not_before, .. } => {
+                validity(format!("one that begins at {}", timestamp(not_before.as_secs())))
             }
             _ => {
                 let expected = format!(

@@ -1,6 +1,9 @@
-//! One way to parse a certificate, for every module.
+//! One way to parse a certificate, for every module, and to write one.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use countersign_evidence::{Finding, Reason};
+use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
@@ -58,4 +61,36 @@ pub(crate) fn is_self_signed(certificate: &X509Certificate<'_>) -> bool {
 pub(crate) fn validity(certificate: &X509Certificate<'_>) -> (u64, u64) {
     let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
     (seconds(certificate.validity().not_before), seconds(certificate.validity().not_after))
+}
+
+/// A certificate as PEM (RFC 7468).
+#[must_use]
+pub fn to_pem(certificate: &CertificateDer<'_>) -> String {
+    let text = STANDARD.encode(certificate);
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, tail) = rest.split_at_checked(64).unwrap_or((rest, ""));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = tail;
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls_pki_types::pem::PemObject;
+
+    #[test]
+    fn what_is_written_as_pem_is_read_as_it_was() {
+        for length in [1, 47, 48, 49, 500] {
+            let certificate = CertificateDer::from(vec![7; length]);
+            let pem = to_pem(&certificate);
+            assert_eq!(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap(), certificate);
+            assert!(pem.lines().all(|line| line.len() <= 64), "{pem}");
+        }
+    }
 }

@@ -57,6 +57,12 @@ impl Identity {
         Ok(Self { chain, key, id, not_before, not_after, spki_sha256 })
     }
 
+    /// The chain as PEM, leaf first. It holds no secret.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        self.chain.iter().map(certificate::to_pem).collect()
+    }
+
     /// A certificate without a SPIFFE ID, signed by its own key: all that a
     /// workload has before it is issued an SVID. Valid for ten minutes around `now`.
     ///

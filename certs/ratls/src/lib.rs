@@ -17,7 +17,7 @@ pub mod spiffe;
 
 // Encodings, read strictly.
 mod cbor;
-mod certificate;
+pub mod certificate;
 mod der;
 mod signature;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use countersign_evidence::observe::Entry;
 use countersign_evidence::{Denial, UnixTime};
+use countersign_ratls::certificate::to_pem;
 use countersign_ratls::key::{KeyType, PrivateKey};
 use countersign_ratls::peer::{Admission, Judge, Presented, Role};
 use countersign_ratls::tls::{Connector, HandshakeError, Profile};
@@ -33,6 +34,7 @@ const ANSWER: Duration = Duration::from_secs(2);
   countersign connect ledger.example:15008 --collateral ./collateral --policy policy.yaml
   countersign connect 127.0.0.1:15012 --context state/operator.yaml
   countersign connect 127.0.0.1:15008 --identity me.pem --bundle bundle.json -o json
+  countersign connect ledger.example:15008 --save-chain ledger.pem
 
 No application data is sent. The identity is that of --identity, else of the context,
 else a self-signed one without evidence, which a mesh refuses: its alert is shown.
@@ -49,9 +51,15 @@ pub(crate) struct Args {
     bundle: Option<PathBuf>,
     #[command(flatten)]
     appraisal: AppraisalArgs,
-    /// The application protocol to offer
-    #[arg(long, default_value = "h2")]
-    alpn: String,
+    /// The application protocols to offer, with commas in between
+    #[arg(long, value_name = "PROTOCOLS", value_delimiter = ',', default_value = "ratls-h2/1,h2")]
+    alpn: Vec<String>,
+    /// Write the certificate chain of the peer to FILE, as PEM
+    #[arg(long, value_name = "FILE")]
+    save_chain: Option<PathBuf>,
+    /// Digests and lines at their whole length
+    #[arg(short, long)]
+    verbose: bool,
     /// Offer only key exchanges that resist quantum computers
     #[arg(long)]
     require_pq: bool,
@@ -149,12 +157,19 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
         appraiser: Appraiser::load(&args.appraisal, input::now())?,
         seen: Mutex::default(),
     });
-    let profile =
-        Profile { alpn: vec![args.alpn.clone().into_bytes()], require_pq: args.require_pq, ..profile() };
+    let profile = Profile {
+        alpn: args.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect(),
+        require_pq: args.require_pq,
+        ..profile()
+    };
     let any = IdPattern::parse("*").map_err(Failure::failed)?;
     let connector = Connector::new(&identity, witness.clone(), any, &profile).map_err(Failure::input)?;
     let tls = super::runtime()?.block_on(handshake(args, &connector))?;
     let seen = std::mem::take(&mut *witness.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    if let Some(path) = args.save_chain.as_ref().filter(|_| !seen.chain.is_empty()) {
+        let pem: String = seen.chain.iter().map(to_pem).collect();
+        std::fs::write(path, pem).map_err(|e| Failure::failed(format!("{}: {e}", path.display())))?;
+    }
     let passed = tls.refused.is_none() && seen.judged.denial.is_none() && holds(&seen.judged.entries);
     match args.output {
         Format::Json => out.json(&document(args, &who, &tls, &seen, passed)),
@@ -228,6 +243,7 @@ fn document(args: &Args, who: &str, tls: &Tls, seen: &Seen, passed: bool) -> Val
 }
 
 fn text(args: &Args, who: &str, tls: &Tls, seen: &Seen, witness: &Witness, out: &mut Output) {
+    let whole = args.verbose;
     out.line(format!("{} {}  as {}", paint(HEADING, "connect"), paint(NAME, &args.target), clean(who)));
     for (name, value) in &tls.facts {
         out.line(format!("  {name:<13} {}", clean(value)));
@@ -238,16 +254,19 @@ fn text(args: &Args, who: &str, tls: &Tls, seen: &Seen, witness: &Witness, out: 
         let line = format!("{} until {}", facts.key, input::rfc3339(facts.not_after));
         out.line(format!("  certificate {i} {} {}", paint(NAME, name), paint(DIM, &line)));
     }
+    if let Some(path) = args.save_chain.as_ref().filter(|_| !seen.chain.is_empty()) {
+        out.line(format!("  written to    {}", clean(&path.display().to_string())));
+    }
     let mut entries = vec![group("identity", seen.identity.clone())];
     entries.extend(seen.judged.entries.iter().cloned());
     if !seen.chain.is_empty() {
-        lines(&entries).iter().for_each(|line| out.line(line));
+        lines(&entries).iter().for_each(|line| out.fitted(line, whole));
     }
     if let Some(claims) = &seen.judged.claims {
         let emulated = if claims.emulated { format!("  {}", paint(NOTE, "EMULATED")) } else { String::new() };
         out.line(format!("{}{emulated}", paint(HEADING, "what it proved")));
         for (name, value) in facts(claims) {
-            out.line(format!("  {name:<13} {}", clean(&value)));
+            out.fitted(format!("  {name:<13} {}", clean(&value)), whole);
         }
     }
     if witness.bundle.is_none() {
@@ -260,17 +279,17 @@ fn text(args: &Args, who: &str, tls: &Tls, seen: &Seen, witness: &Witness, out: 
         ));
     }
     for note in witness.appraiser.refused_notes() {
-        out.line(format!("{} {}", paint(NOTE, "note:"), clean(&note)));
+        out.fitted(format!("{} {}", paint(NOTE, "note:"), clean(&note)), whole);
     }
     match &seen.judged.denial {
         Some(denial) => {
-            out.line(format!("{} {}", paint(BAD, "we would deny it:"), clean(&denial.to_string())));
+            out.fitted(format!("{} {}", paint(BAD, "we would deny it:"), clean(&denial.to_string())), whole);
         }
         None if seen.chain.is_empty() => {}
         None => out.line(paint(GOOD, "the peer passes every check")),
     }
     match &tls.refused {
-        Some(refused) => out.line(paint(BAD, refused)),
+        Some(refused) => out.fitted(paint(BAD, refused), whole),
         None => out.line(paint(GOOD, "the peer accepted us")),
     }
 }

@@ -60,7 +60,7 @@ enum Command {
     Platforms(platforms::Args),
     /// Say whether one workload may call another, and why
     Explain(explain::Args),
-    /// Watch the hops of the mesh prove themselves
+    /// Watch the hops of the mesh prove themselves, or have them do so now
     Attest(attest::Args),
     /// Verify evidence or a certificate offline: a tree of checks
     Verify(verify::Args),

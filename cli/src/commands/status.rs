@@ -17,8 +17,9 @@ use crate::output::{BAD, DIM, Format, GOOD, HEADING, NAME, NOTE, Output, clean, 
   countersign status -o json
 
 A proxy is synced (the newest generation is in use), stale (on its way, or away),
-nacked (it rejected something: the reasons follow), or ahead (it has seen a newer
-generation than the control plane has: a backup was restored).")]
+nacked (it rejected something: the reasons follow), ahead (it has seen a newer
+generation than the control plane has: a backup was restored), or refused (it is not
+admitted any more: the reason follows).")]
 pub(crate) struct Args {
     /// Also what the control plane itself proved
     #[arg(short, long)]
@@ -80,30 +81,57 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
         return Ok(Outcome::Pass);
     }
     out.line("");
-    let rows = status.proxies.iter().map(|proxy| row(proxy, status.now)).collect();
+    let rows = status.proxies.iter().map(|proxy| row(proxy, &status)).collect();
     out.table(&["PROXY", "WORKLOAD", "STATE", "GENERATION", "TEE", "HOPS", "SVID EXPIRES"], rows);
     for proxy in &status.proxies {
-        for rejected in &proxy.rejected {
-            out.line(format!(
+        remarks(proxy, status.generation).iter().for_each(|line| out.line(line));
+    }
+    Ok(Outcome::Pass)
+}
+
+/// What is to be done about a proxy, below the table.
+fn remarks(proxy: &proto::ProxyStatus, generation: u64) -> Vec<String> {
+    let mut remarks: Vec<String> = proxy
+        .rejected
+        .iter()
+        .map(|rejected| {
+            format!(
                 "{} {}: {}: {}",
                 paint(BAD, "rejected by"),
                 clean(&proxy.name),
                 clean(&rejected.name),
                 clean(&rejected.reason)
-            ));
-        }
+            )
+        })
+        .collect();
+    if !proxy.refused.is_empty() {
+        remarks.push(format!("{} {}: {}", paint(BAD, "refused"), clean(&proxy.name), clean(&proxy.refused)));
     }
-    Ok(Outcome::Pass)
+    if proxy.generation_seen > 0 {
+        let seen = proxy.generation_seen;
+        remarks.push(format!(
+            "{} {}: it has seen generation {seen}, or another content of it, and the control plane is at \
+             {generation}; if a backup was restored, on the control plane's machine:",
+            paint(BAD, "ahead"),
+            clean(&proxy.name)
+        ));
+        remarks.push(format!("  curl -X POST 'http://127.0.0.1:15010/raise_generation?above={seen}'"));
+    }
+    remarks
 }
 
-fn row(proxy: &proto::ProxyStatus, now: u64) -> Vec<String> {
-    let state = if proxy.connected {
-        proxy.state.clone()
-    } else {
-        format!("{}, away ({})", proxy.state, distance(now, proxy.last_seen))
+fn row(proxy: &proto::ProxyStatus, status: &proto::StatusResponse) -> Vec<String> {
+    let now = status.now;
+    let state = match (proxy.connected, proxy.refused.is_empty()) {
+        (true, _) => proxy.state.clone(),
+        (false, false) => format!("{} ({})", proxy.state, distance(now, proxy.last_seen)),
+        (false, true) => format!("{}, away ({})", proxy.state, distance(now, proxy.last_seen)),
     };
     let generation = match (proxy.generation_in_use, proxy.generation_sent) {
         (0, _) => "none yet".to_owned(),
+        // Nothing was sent over this connection: it has what it has.
+        (used, 0) if used == status.generation => used.to_string(),
+        (used, 0) => format!("{used}, here {}", status.generation),
         (used, sent) if used == sent => used.to_string(),
         (used, sent) => format!("{used} of {sent}"),
     };
@@ -125,6 +153,8 @@ fn document(status: &proto::StatusResponse) -> Value {
                 "state": p.state, "address": p.address, "software": p.software, "tee": p.tee,
                 "emulated": p.emulated, "hops": p.hops, "rejected": rejected,
                 "generation": { "sent": p.generation_sent, "acknowledged": p.generation_acked, "inUse": p.generation_in_use },
+                "refused": (!p.refused.is_empty()).then_some(&p.refused),
+                "generationSeen": (p.generation_seen > 0).then_some(p.generation_seen),
                 "svidNotAfter": p.svid_not_after, "lastSeen": p.last_seen,
             })
         })
@@ -133,4 +163,43 @@ fn document(status: &proto::StatusResponse) -> Value {
         "trustDomain": status.trust_domain, "generation": status.generation, "software": status.software,
         "now": status.now, "missing": status.missing, "caNotAfter": status.ca_not_after, "proxies": proxies,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(lines: &[String]) -> String {
+        anstream::adapter::strip_str(&lines.join("\n")).to_string()
+    }
+
+    #[test]
+    fn a_proxy_that_is_refused_or_ahead_shows_why_and_what_to_do() {
+        let status = proto::StatusResponse { now: 100, generation: 16, ..Default::default() };
+        let proxy = proto::ProxyStatus {
+            name: "ledger-0".into(),
+            state: "refused".into(),
+            last_seen: 42,
+            generation_in_use: 15,
+            generation_sent: 16,
+            refused: "measurement-mismatch: mrTd is 11".into(),
+            ..Default::default()
+        };
+        let cells = row(&proxy, &status);
+        assert_eq!((cells[2].as_str(), cells[3].as_str()), ("refused (58 s ago)", "15 of 16"));
+        assert_eq!(plain(&remarks(&proxy, 16)), "refused ledger-0: measurement-mismatch: mrTd is 11");
+
+        let ahead = proto::ProxyStatus {
+            connected: true,
+            state: "ahead".into(),
+            generation_in_use: 17,
+            generation_sent: 0,
+            generation_seen: 17,
+            refused: String::new(),
+            ..proxy
+        };
+        assert_eq!(row(&ahead, &status)[3], "17, here 16");
+        let told = plain(&remarks(&ahead, 16));
+        assert!(told.ends_with("curl -X POST 'http://127.0.0.1:15010/raise_generation?above=17'"), "{told}");
+    }
 }

@@ -272,6 +272,8 @@ pub(crate) struct Proxy {
     pub(crate) arrived: Vec<String>,
     /// What was asked for, of what hops prove.
     pub(crate) watched: Vec<Watch>,
+    /// Of whom proofs were asked for.
+    pub(crate) asked: Vec<String>,
 }
 
 impl Proxy {
@@ -284,7 +286,7 @@ impl Proxy {
         sent.send(subscription.hello("sidecar", workload, "test")).await.unwrap();
         let mut client = MeshClient::new(channel).max_decoding_message_size(countersign_wire::MAX_MESSAGE);
         let stream = client.subscribe(ReceiverStream::new(messages)).await?.into_inner();
-        Ok(Self { subscription, sent, stream, arrived: Vec::new(), watched: Vec::new() })
+        Ok(Self { subscription, sent, stream, arrived: Vec::new(), watched: Vec::new(), asked: Vec::new() })
     }
 
     /// The next snapshot, not answered yet.
@@ -297,6 +299,7 @@ impl Proxy {
             match self.subscription.feed(message).unwrap() {
                 Some(Event::Snapshot(snapshot) | Event::Current(snapshot)) => return Ok(snapshot),
                 Some(Event::Watch(watch)) => self.watched.push(watch),
+                Some(Event::Attest { peer }) => self.asked.push(peer),
                 None => {}
             }
         }

@@ -22,6 +22,11 @@ pub enum Event {
     Current(Arc<Snapshot>),
     /// Somebody watches what our hops prove: answer with [`Subscription::attestation`].
     Watch(Watch),
+    /// Somebody wants our peers to prove themselves at once.
+    Attest {
+        /// SPIFFE ID; empty for all.
+        peer: String,
+    },
 }
 
 /// How to report what our hops prove.
@@ -113,6 +118,7 @@ impl Subscription {
             Some(control_message::Message::Update(update)) => self.update(update).map(|()| None),
             Some(control_message::Message::Complete(complete)) => self.complete(complete).map(Some),
             Some(control_message::Message::Watch(watch)) => Ok(Some(Event::Watch(Watch::bounded(watch)))),
+            Some(control_message::Message::Attest(attest)) => Ok(Some(Event::Attest { peer: attest.peer })),
             None => Err(SnapshotError::Malformed("an empty message".into())),
         };
         if outcome.is_err() {

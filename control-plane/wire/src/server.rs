@@ -100,6 +100,8 @@ pub struct Session {
     /// What to ask the proxy for, and whether it was ever asked.
     watch: Option<proto::Watch>,
     watched: bool,
+    /// What peers are to prove themselves.
+    attest: Option<proto::Attest>,
     status: Status,
 }
 
@@ -170,12 +172,27 @@ impl Session {
         }
     }
 
+    /// Has these peers of the proxy prove themselves, unless its version cannot.
+    /// Two wishes that wait become one for everybody.
+    pub fn attest(&mut self, wanted: proto::Attest) {
+        if !self.peer.as_ref().is_some_and(|peer| peer.reports) {
+            return;
+        }
+        self.attest = match self.attest.take() {
+            Some(waiting) if waiting != wanted => Some(proto::Attest::default()),
+            _ => Some(wanted),
+        };
+    }
+
     /// The next message to send, if there is one now.
     pub fn poll(&mut self) -> Option<proto::ControlMessage> {
         self.peer.as_ref()?;
         if let Some(watch) = self.watch.take() {
             self.watched = true;
             return Some(proto::ControlMessage { message: Some(control_message::Message::Watch(watch)) });
+        }
+        if let Some(attest) = self.attest.take() {
+            return Some(proto::ControlMessage { message: Some(control_message::Message::Attest(attest)) });
         }
         if self.flight.is_none() {
             let snapshot = self.offered.take()?;

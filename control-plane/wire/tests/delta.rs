@@ -64,7 +64,9 @@ impl Link {
             match message.message.clone().unwrap() {
                 control_message::Message::Update(update) => self.updates.push(update),
                 control_message::Message::Complete(_) => self.completes += 1,
-                control_message::Message::Watch(_) => panic!("nobody watches"),
+                control_message::Message::Watch(_) | control_message::Message::Attest(_) => {
+                    panic!("nobody watches")
+                }
             }
             if subscription.feed(message)?.is_some() {
                 self.session.feed(subscription.ack(&[]).unwrap()).unwrap();

@@ -54,6 +54,24 @@ fn a_proxy_that_is_asked_tells() {
 }
 
 #[test]
+fn two_wishes_for_proofs_become_one() {
+    let (mut subscription, mut session) = (subscription(), Session::new());
+    let wish = |peer: &str| proto::Attest { peer: peer.into() };
+    session.attest(wish("spiffe://prod.example/web"));
+    session.feed(subscription.hello("sidecar", "payments/ledger", "test")).unwrap();
+    assert!(session.poll().is_none(), "nobody was there yet to hear of it");
+    let mut heard = |wishes: &[&str]| {
+        wishes.iter().for_each(|peer| session.attest(wish(peer)));
+        let message = session.poll().unwrap();
+        assert!(session.poll().is_none());
+        let Some(Event::Attest { peer }) = subscription.feed(message).unwrap() else { panic!("no wish") };
+        peer
+    };
+    assert_eq!(heard(&["spiffe://prod.example/web"]), "spiffe://prod.example/web");
+    assert_eq!(heard(&["spiffe://prod.example/web", "spiffe://prod.example/audit"]), "");
+}
+
+#[test]
 fn a_proxy_of_an_older_version_is_not_asked() {
     let mut session = Session::new();
     let hello = ProxyMessage {

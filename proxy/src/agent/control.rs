@@ -9,7 +9,7 @@ use countersign_config::bootstrap::{ControlPlaneRef, read_collateral};
 use countersign_config::{Guard, Inputs, View};
 use countersign_evidence::collateral::{Item, Marks, Shelf};
 use countersign_evidence::{Denial, Finding, Reason};
-use countersign_ratls::peer::{Admission, Judge, Role};
+use countersign_ratls::peer::{Judge, Role};
 use countersign_ratls::tls::{Connector, HandshakeError, Profile};
 use countersign_ratls::{Bundle, IdPattern, Identity, SpiffeId};
 use hyper_util::rt::TokioIo;
@@ -55,7 +55,8 @@ struct Known {
 /// A connection on which the control plane has proved itself.
 pub(crate) struct Connected {
     pub channel: Channel,
-    pub admission: Arc<Admission>,
+    /// The last second at which the certificates of both sides hold.
+    pub until: u64,
     /// Whether the control plane refused us.
     pub heard: Heard,
 }
@@ -185,7 +186,8 @@ impl Control {
             .await
             .map_err(|_| self.failed("HTTP/2 in time"))?
             .map_err(|error| heard.explain(self.failed(&error.to_string())))?;
-        Ok(Connected { channel, admission: shaken.admission, heard })
+        let until = shaken.admission.valid_until.min(identity.not_after);
+        Ok(Connected { channel, until, heard })
     }
 
     fn failed(&self, what: &str) -> Denial {

@@ -10,6 +10,7 @@ mod identity;
 mod report;
 mod store;
 mod subscription;
+mod successor;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,6 +15,9 @@ use crate::observe::metrics::direction;
 #[derive(Debug, Default)]
 pub(super) struct Watched(Option<Lease>);
 
+/// What a proof takes, mostly.
+const SOON: Duration = Duration::from_millis(200);
+
 #[derive(Debug)]
 struct Lease {
     watch: Watch,
@@ -27,6 +30,13 @@ impl Watched {
     pub(super) fn asked(&mut self, watch: Watch, now: Instant) {
         let next = self.0.as_ref().map_or(now, |lease| lease.next.min(now + watch.every));
         self.0 = Some(Lease { watch, until: now + watch.lasting, next });
+    }
+
+    /// Something is about to change: whoever watches hears of it soon.
+    pub(super) fn hasten(&mut self, now: Instant) {
+        if let Some(lease) = &mut self.0 {
+            lease.next = lease.next.min(now + SOON);
+        }
     }
 
     /// What to tell now, if anything.

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use countersign_config::bootstrap::read_collateral;
 use countersign_evidence::Fingerprint;
@@ -15,6 +16,7 @@ use countersign_wire::{MAX_SNAPSHOT, Snapshot, Unverified};
 const SNAPSHOT: &str = "snapshot";
 const MARKS: &str = "marks.json";
 const COLLATERAL: &str = "collateral";
+const LOCK: &str = "lock";
 /// Above every genuine file, so that a damaged disk cannot fill the memory.
 const LARGEST: u64 = MAX_SNAPSHOT as u64 + (32 << 20);
 
@@ -22,13 +24,15 @@ const LARGEST: u64 = MAX_SNAPSHOT as u64 + (32 << 20);
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     directory: PathBuf,
+    /// Held for as long as anybody may write.
+    _lock: Arc<fs::File>,
 }
 
 impl Store {
     /// Opens the directory, and creates it for this user alone if need be.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        Ok(Self { directory: directory.to_owned() })
+        Ok(Self { directory: directory.to_owned(), _lock: Arc::new(lock(&directory.join(LOCK))?) })
     }
 
     /// The last good snapshot. One that is damaged, or that `bundle` does not
@@ -114,6 +118,30 @@ impl Store {
     }
 }
 
+/// Takes the directory for this process: two that write in turns would go back
+/// behind what each of them has seen. The system frees it when the process ends.
+fn lock(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::Error(error)) => return Err(error),
+        Err(fs::TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = (&file).take(32).read_to_string(&mut holder);
+            let holder = holder
+                .trim()
+                .parse::<u32>()
+                .map_or("another process".to_owned(), |pid| format!("process {pid}"));
+            let why = format!("{holder} uses it; give each proxy a stateDir of its own");
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+        }
+    }
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +190,16 @@ mod tests {
         let mut kept = bytes();
         kept.sort();
         assert_eq!(kept, [b"crl".to_vec(), b"new".to_vec()]);
+    }
+
+    #[test]
+    fn a_directory_has_one_user_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(dir.path()).unwrap();
+        let told = Store::open(dir.path()).unwrap_err().to_string();
+        assert!(told.contains(&format!("process {} uses it", std::process::id())), "{told}");
+        drop(first);
+        Store::open(dir.path()).unwrap();
     }
 
     #[test]

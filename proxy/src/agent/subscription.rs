@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use countersign_config::{Resource, View};
 use countersign_evidence::collateral::Marks;
+use countersign_evidence::reason::Fault;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::Bundle;
 use countersign_wire::client::{Event, Subscription};
@@ -17,9 +18,10 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::control::Control;
+use super::control::{Connected, Control};
 use super::report::Watched;
 use super::store::Store;
+use super::successor::{Connecting, Successor};
 use super::{TICK, jitter};
 use crate::context::Context;
 use crate::readiness::Need;
@@ -98,7 +100,7 @@ impl SubscriptionAgent {
                 _ = credentials.wait_for(Option::is_some) => {}
             }
             let before = self.subscription.current().map(|s| s.generation());
-            let ended = self.connection().await;
+            let ended = self.connections().await;
             self.ctx.metrics.synced.set(0);
             let Err(denial) = ended else { return };
             if self.subscription.current().map(|s| s.generation()) != before {
@@ -122,13 +124,21 @@ impl SubscriptionAgent {
         }
     }
 
-    /// One connection. `Ok` only when we end ourselves.
-    async fn connection(&mut self) -> Result<(), Denial> {
+    /// Connections, each followed by the next before it ends. `Ok` only when we end ourselves.
+    async fn connections(&mut self) -> Result<(), Denial> {
         let identity = self.ctx.credentials()?.identity.clone();
-        let connected = self.control.connect(&identity, &self.ctx).await?;
-        let until = connected.admission.valid_until.min(identity.not_after);
-        let heard = connected.heard;
-        let mut client = MeshClient::new(connected.channel)
+        let mut connected = self.control.connect(&identity, &self.ctx).await?;
+        while let Some(next) = self.connection(connected).await? {
+            tracing::debug!("the stream of configuration goes on over a new connection");
+            connected = next;
+        }
+        Ok(())
+    }
+
+    /// One connection. Returns the next one; `None` when we end ourselves.
+    async fn connection(&mut self, connected: Connected) -> Result<Option<Connected>, Denial> {
+        let Connected { channel, until, heard } = connected;
+        let mut client = MeshClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let (outgoing, queue) = mpsc::channel(QUEUE);
@@ -138,7 +148,7 @@ impl SubscriptionAgent {
         let incoming = tokio::time::timeout(limit, client.subscribe(ReceiverStream::new(queue)))
             .await
             .map_err(|_| lost("no answer to Hello"))?
-            .map_err(|status| heard.explain(super::denial(&status)))?
+            .map_err(|status| heard.explain(self.refused(&status)))?
             .into_inner();
         self.reported = None;
         self.ctx.metrics.synced.set(1);
@@ -150,52 +160,117 @@ impl SubscriptionAgent {
         mut incoming: Streaming<ControlMessage>,
         outgoing: &mpsc::Sender<ProxyMessage>,
         until: u64,
-    ) -> Result<(), Denial> {
+    ) -> Result<Option<Connected>, Denial> {
         let mut tick = tokio::time::interval(TICK);
+        let mut successor = Successor::new(self.ctx.clock.moment(), until, jitter());
         let mut watched = Watched::default();
         loop {
             if let Some(told) = watched.due(Instant::now(), &self.ctx) {
                 // Whoever watches can do without this one, if there is no room for it.
                 let _ = outgoing.try_send(told);
             }
+            let due = successor.due();
             let message = tokio::select! {
                 biased;
-                () = self.ctx.drain.forced() => return Ok(()),
+                () = self.ctx.drain.forced() => return Ok(None),
                 message = incoming.message() => message,
+                next = successor.connected() => {
+                    match next {
+                        Ok(next) if next.until > until => return Ok(Some(next)),
+                        // Neither side has another certificate yet.
+                        Ok(_) => {}
+                        Err(denial) => tracing::info!(
+                            address = self.control.address(), reason = %denial.reason, %denial,
+                            "no new connection to the control plane yet; the one that is there goes on"
+                        ),
+                    }
+                    successor.later(self.ctx.clock.moment(), until, jitter());
+                    continue;
+                }
+                () = reached(due, &self.ctx) => {
+                    successor.begin(self.connecting(), self.ctx.clock.moment(), until);
+                    continue;
+                }
                 _ = tick.tick() => {
                     if self.ctx.clock.seconds() > until {
-                        return Err(lost("what the connection rests on has lapsed"));
+                        return Err(lost("the certificates of the connection have ended"));
                     }
                     self.report(outgoing)?;
                     continue;
                 }
             };
-            let message = message.map_err(|status| super::denial(&status))?;
+            let message = message.map_err(|status| self.refused(&status))?;
             let message = message.ok_or_else(|| lost("the control plane closed the stream"))?;
-            match self.subscription.feed(message) {
+            let event = self.subscription.feed(message);
+            if let Ok(Some(Event::Snapshot(_) | Event::Current(_))) = &event {
+                self.ctx.readiness.have(Need::Admission);
+            }
+            match event {
                 Ok(None) => {}
                 Ok(Some(Event::Snapshot(snapshot))) => {
                     let rejected = self.apply(&snapshot);
-                    if let Some(ack) = self.subscription.ack(&rejected) {
-                        send(outgoing, ack)?;
-                    }
-                    self.report(outgoing)?;
+                    let told = self.answer(&rejected, outgoing);
+                    // It is in use, whether or not the stream has broken meanwhile:
+                    // a restart goes on with nothing older.
                     self.keep(snapshot).await;
+                    told?;
                 }
                 Ok(Some(Event::Current(_))) => {
                     let rejected = self.ctx.applied.load().rejected.clone();
-                    if let Some(ack) = self.subscription.ack(&rejected) {
-                        send(outgoing, ack)?;
-                    }
-                    self.report(outgoing)?;
+                    self.answer(&rejected, outgoing)?;
                 }
                 Ok(Some(Event::Watch(watch))) => watched.asked(watch, Instant::now()),
+                Ok(Some(Event::Attest { peer })) => {
+                    self.attest(&peer);
+                    watched.hasten(Instant::now());
+                }
                 Err(error) => {
                     self.ctx.metrics.rejected("snapshot");
                     return Err(error.finding().into());
                 }
             }
         }
+    }
+
+    /// Tells the control plane what was made of a generation.
+    fn answer(
+        &mut self,
+        rejected: &[(String, String)],
+        outgoing: &mpsc::Sender<ProxyMessage>,
+    ) -> Result<(), Denial> {
+        if let Some(ack) = self.subscription.ack(rejected) {
+            send(outgoing, ack)?;
+        }
+        self.report(outgoing)
+    }
+
+    /// An operator wants proofs now, of this peer or, if none is named, of all.
+    fn attest(&self, peer: &str) {
+        let hops = self.ctx.live.hops();
+        let wanted = hops.iter().filter(|hop| peer.is_empty() || hop.peer() == peer);
+        let asked = wanted.filter(|hop| hop.ask(&self.ctx).is_ok()).count();
+        tracing::info!(peer, asked, "an operator asks for proofs");
+    }
+
+    /// A connection by what is current now.
+    fn connecting(&self) -> Option<Connecting> {
+        let identity = self.ctx.credentials().ok()?.identity.clone();
+        let (control, ctx) = (Arc::clone(&self.control), Arc::clone(&self.ctx));
+        Some(Box::pin(async move { control.connect(&identity, &ctx).await }))
+    }
+
+    /// What a status of the control plane means. If it is that we are not admitted,
+    /// no peer will have us either.
+    fn refused(&self, status: &tonic::Status) -> Denial {
+        let denial = super::denial(status);
+        let refused = countersign_wire::refusal::reason(status)
+            .is_some_and(|reason| reason.fault() == Fault::Peer && !reason.retry_can_help());
+        if refused {
+            let address = self.control.address();
+            let why = format!("the control plane at {address} does not admit us: {denial}");
+            self.ctx.readiness.miss(Need::Admission, why);
+        }
+        denial
     }
 
     /// Compiles a snapshot and puts it to use. Returns the entries that are not used.
@@ -274,6 +349,13 @@ impl SubscriptionAgent {
 
 fn send(outgoing: &mpsc::Sender<ProxyMessage>, message: ProxyMessage) -> Result<(), Denial> {
     outgoing.try_send(message).map_err(|_| lost("the control plane does not read"))
+}
+
+async fn reached(time: Option<Duration>, ctx: &Context) {
+    match time {
+        Some(time) => ctx.clock.until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn lost(why: &str) -> Denial {

@@ -77,6 +77,11 @@ impl Record {
         traceparent.filter(fits).unwrap_or_default().clone_into(&mut self.traceparent);
     }
 
+    /// The port that was asked for.
+    pub const fn port(&mut self, port: u16) {
+        self.port = port;
+    }
+
     /// The peer behind the stream.
     pub fn peer(&mut self, admission: &Admission) {
         let (tee, emulated) = tee_labels(admission);

@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::{Answer, attestation, http as server};
-use crate::context::Context;
+use crate::context::{Context, Credentials};
 use crate::observe::metrics::{direction, tee_labels};
 
 const HELP: &str = "GET  /config_dump            what decides here, and what is not used\n\
 GET  /attestation            our own evidence, and what each peer proved and when it must again\n\
+POST /attest?peer=ID         have the peers of all hops prove themselves now, or those of ID, or of ?hop=N\n\
 GET  /connections            hops and streams that are open\n\
-GET  /certs                  our certificate chain\n\
+GET  /certs                  our certificate chain; with ?format=pem the chain itself\n\
 GET  /logging                the log filter\n\
 POST /logging?level=FILTER   another log filter\n\
 POST /drain                  finish what is open, then end\n\
@@ -40,8 +41,9 @@ fn answer(request: &server::Head, level: Option<&LogLevel>, ctx: &Context) -> An
         ("GET", "/") => server::text(StatusCode::OK, HELP),
         ("GET", "/config_dump") => server::json(&config(ctx)),
         ("GET", "/attestation") => server::json(&attestation::all(ctx)),
+        ("POST", "/attest") => attest(request, ctx),
         ("GET", "/connections") => server::json(&connections(ctx)),
-        ("GET", "/certs") => server::json(&certificates(ctx)),
+        ("GET", "/certs") => certificates(request, ctx),
         ("GET" | "PUT" | "POST", "/logging") => logging(request, level),
         ("POST", "/drain") => {
             ctx.drain.begin();
@@ -51,7 +53,9 @@ fn answer(request: &server::Head, level: Option<&LogLevel>, ctx: &Context) -> An
             ctx.drain.force();
             server::text(StatusCode::OK, "ending\n")
         }
-        (_, "/drain" | "/quitquitquit") => server::text(StatusCode::METHOD_NOT_ALLOWED, "POST only\n"),
+        (_, "/attest" | "/drain" | "/quitquitquit") => {
+            server::text(StatusCode::METHOD_NOT_ALLOWED, "POST only\n")
+        }
         _ => server::not_found(),
     }
 }
@@ -78,6 +82,33 @@ fn logging(request: &server::Head, level: Option<&LogLevel>) -> Answer {
         Some(Err(why)) => server::text(StatusCode::BAD_REQUEST, format!("{why}\n")),
         None => server::text(StatusCode::NOT_IMPLEMENTED, "this process does not own the log\n"),
     }
+}
+
+/// Asks for proofs at once. They come in a moment: `/attestation` shows them.
+fn attest(request: &server::Head, ctx: &Context) -> Answer {
+    let wanted = |name: &str| request.query.split('&').find_map(|pair| pair.strip_prefix(name));
+    let peer = wanted("peer=");
+    let hop = match wanted("hop=").map(str::parse::<u64>) {
+        None => None,
+        Some(Ok(hop)) => Some(hop),
+        Some(Err(_)) => return server::text(StatusCode::BAD_REQUEST, "hop: a number of /attestation\n"),
+    };
+    if !request.query.is_empty() && peer.is_none() && hop.is_none() {
+        return server::text(StatusCode::BAD_REQUEST, "say ?peer=SPIFFE_ID, ?hop=N, or nothing for all\n");
+    }
+    let (mut asked, mut held) = (Vec::new(), Vec::new());
+    for one in ctx.live.hops() {
+        let id = one.peer();
+        if peer.is_some_and(|peer| peer != id) || hop.is_some_and(|hop| hop != one.id) {
+            continue;
+        }
+        match one.ask(ctx) {
+            Ok(()) => asked.push(json!({ "hop": one.id, "peer": id })),
+            Err(why) => held.push(json!({ "hop": one.id, "peer": id, "why": why })),
+        }
+    }
+    tracing::info!(asked = asked.len(), held = held.len(), "an operator of this host asks for proofs");
+    server::json(&json!({ "asked": asked, "held": held }))
 }
 
 fn config(ctx: &Context) -> Value {
@@ -130,8 +161,21 @@ fn connections(ctx: &Context) -> Value {
     json!({ "hops": hops })
 }
 
-fn certificates(ctx: &Context) -> Value {
+fn certificates(request: &server::Head, ctx: &Context) -> Answer {
     let credentials = ctx.credentials.borrow().clone();
+    let format = request.query.split('&').find_map(|pair| pair.strip_prefix("format="));
+    match (format, &credentials) {
+        (Some("pem"), Some(credentials)) => {
+            let pem = credentials.identity.to_pem();
+            server::with_type(StatusCode::OK, "application/pem-certificate-chain", pem)
+        }
+        (Some("pem"), None) => server::text(StatusCode::NOT_FOUND, "no certificate yet\n"),
+        (None | Some("json"), _) => server::json(&described(credentials.as_deref())),
+        (Some(_), _) => server::text(StatusCode::BAD_REQUEST, "format: json or pem\n"),
+    }
+}
+
+fn described(credentials: Option<&Credentials>) -> Value {
     match credentials {
         None => json!({ "identity": null }),
         Some(credentials) => {

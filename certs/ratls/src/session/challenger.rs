@@ -303,6 +303,13 @@ impl Challenger {
         Ok(())
     }
 
+    /// Somebody wants a proof now. One that is on its way will do.
+    pub(super) fn ask_now(&mut self, now: Moment) {
+        if matches!(self.stage, Stage::Idle) {
+            self.hasten(now.monotonic);
+        }
+    }
+
     fn hasten(&mut self, at: Duration) {
         self.early = Some(self.early.map_or(at, |early| early.min(at)));
     }

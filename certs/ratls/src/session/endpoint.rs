@@ -284,6 +284,18 @@ impl Endpoint {
         self.change = true;
     }
 
+    /// Asks the peer for a proof now, on behalf of somebody who wants to see one.
+    /// Whether one is to come: not before the gate is open, not from a hop that
+    /// ends, and not where the level asks for none. How often is up to the caller.
+    pub fn ask(&mut self, now: Moment) -> bool {
+        let ends = self.end.is_cut() || self.end.is_draining();
+        if self.is_gate() || ends || !self.common.demands.level.is_session_bound() {
+            return false;
+        }
+        self.challenger.ask_now(now);
+        true
+    }
+
     /// We have a new certificate and key: tells the peer, at most once in 10 s
     /// and not while a quote for the old key is being made. The newest wins.
     ///

@@ -204,9 +204,11 @@ const fn row(reason: Reason) -> (WireReason, Ending) {
         | Reason::ReferenceValuesUnusable => (WireReason::Collateral, Drain),
 
         Reason::PolicyChanged => (WireReason::Policy, Drain),
-        Reason::NoPolicy | Reason::UnknownWorkload | Reason::AuthorizationDenied | Reason::LevelTooLow => {
-            (WireReason::Policy, Cut)
-        }
+        Reason::NoPolicy
+        | Reason::UnknownWorkload
+        | Reason::AuthorizationDenied
+        | Reason::PortNotOffered
+        | Reason::LevelTooLow => (WireReason::Policy, Cut),
 
         Reason::SvidExpired
         | Reason::CertificateExpired

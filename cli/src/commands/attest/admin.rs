@@ -17,8 +17,23 @@ const LIMIT: u64 = 64 << 20;
 
 /// The hops of the proxy whose admin port this is.
 pub(super) async fn hops(address: SocketAddr) -> Result<Vec<Hop>> {
+    let value = json(address, "GET /attestation").await?;
+    Ok(Hop::all_of(&address.to_string(), &value))
+}
+
+/// Asks for proofs of these peers (of all, if none is named) now. The hops that
+/// were not asked, and why.
+pub(super) async fn ask(address: SocketAddr, peer: &str) -> Result<Vec<(u64, String)>> {
+    let query = if peer.is_empty() { String::new() } else { format!("?peer={peer}") };
+    let answer = json(address, &format!("POST /attest{query}")).await?;
+    let held = answer.get("held").and_then(Value::as_array).into_iter().flatten();
+    let of = |held: &Value| Some((held.get("hop")?.as_u64()?, held.get("why")?.as_str()?.to_owned()));
+    Ok(held.filter_map(of).collect())
+}
+
+async fn json(address: SocketAddr, request: &str) -> Result<Value> {
     let named = |why: &dyn std::fmt::Display| Failure::failed(format!("proxy at {address}: {why}"));
-    let answer = tokio::time::timeout(PATIENCE, get(address, "/attestation"))
+    let answer = tokio::time::timeout(PATIENCE, exchange(address, request))
         .await
         .map_err(|_| named(&format!("no answer within {} s", PATIENCE.as_secs())))?
         .map_err(|e| named(&e))?;
@@ -27,13 +42,12 @@ pub(super) async fn hops(address: SocketAddr) -> Result<Vec<Hop>> {
         let status = head.lines().next().unwrap_or_default();
         return Err(named(&format!("this is not the admin port of a proxy: {status}")));
     }
-    let value: Value = serde_json::from_slice(body).map_err(|e| named(&e))?;
-    Ok(Hop::all_of(&address.to_string(), &value))
+    serde_json::from_slice(body).map_err(|e| named(&e))
 }
 
-async fn get(address: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
+async fn exchange(address: SocketAddr, request: &str) -> std::io::Result<Vec<u8>> {
     let mut io = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let request = format!("{request} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     io.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     let mut bounded = io.take(LIMIT);

@@ -2,6 +2,7 @@
 
 mod admin;
 mod hops;
+pub(crate) mod now;
 mod plane;
 
 use std::net::SocketAddr;
@@ -16,21 +17,26 @@ use crate::failure::{Failure, Outcome, Result};
 use crate::input::{now, rfc3339};
 use crate::output::{BAD, DIM, Format, Output, paint};
 use hops::{HEADER, Hop, domain, summary};
+use now::Now;
 use plane::Plane;
 
-/// Watch the hops prove themselves
+/// Watch the hops prove themselves, or have them do so now
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   countersign attest watch
   countersign attest watch --proxy ledger-0 --proxy audit-0
   countersign attest watch --once -o json
   countersign attest watch --admin 127.0.0.1:15000
+  countersign attest now payments/ledger
+  countersign attest now ledger-0 --peer spiffe://prod.example/ns/payments/sa/audit
+  countersign attest now --admin 127.0.0.1:15000
 
 LEVEL is what the peer proves to the proxy: L0 its SVID, L1 evidence in its certificate, L2
 evidence for this very connection, L3 the same on a machine that is enrolled. AGE is the
 time since the challenge that the last proof answers, NEXT the time until the next one.
 What drains comes first, then the oldest proof. Arrows say who called: ← the peer.
-With --once the exit code is 1 when a proxy does not answer.")]
+With --once the exit code is 1 when a proxy does not answer; that of `now` is 0 when every
+peer that was asked proved itself. A peer is asked at most once in 10 s.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -40,6 +46,8 @@ pub(crate) struct Args {
 enum Command {
     /// Show every hop: level, round, age of the proof, next challenge, TEE, policy, state
     Watch(Watch),
+    /// Have peers prove themselves now, and show what came of it
+    Now(Now),
 }
 
 #[derive(Debug, clap::Args)]
@@ -74,7 +82,10 @@ struct Look {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
-    let Command::Watch(watch) = &args.command;
+    let watch = match &args.command {
+        Command::Watch(watch) => watch,
+        Command::Now(now) => return super::runtime()?.block_on(now::run(now, out)),
+    };
     let context = if watch.admin.is_empty() { Some(Context::load(&watch.context)?) } else { None };
     super::runtime()?.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
@@ -107,18 +118,34 @@ async fn by_control_plane(context: &Context, watch: &Watch, out: &mut Output) ->
         return Ok(show(plane.look(), watch, out));
     }
     let mut ticks = ticks(watch);
+    // Without the first connection there is nothing to watch; later ones may fail and come back.
+    let mut plane = Some(Plane::connect(context, &watch.proxy).await?);
     loop {
-        // Without the first connection there is nothing to watch; later ones may fail and come back.
-        let mut plane = Plane::connect(context, &watch.proxy).await?;
-        plane.everybody().await?;
-        let ended = loop {
-            tokio::select! {
-                _ = ticks.tick() => { show(plane.look(), watch, out); }
-                told = plane.next() => if let Err(failure) = told { break failure },
-            }
+        let ended = match plane.take() {
+            Some(plane) => keep_looking(plane, &mut ticks, watch, out).await,
+            None => match Plane::connect(context, &watch.proxy).await {
+                Ok(again) => {
+                    plane = Some(again);
+                    continue;
+                }
+                Err(failure) => failure,
+            },
         };
         show(Look { missing: vec![ended.to_string()], ..Look::default() }, watch, out);
         ticks.tick().await;
+    }
+}
+
+/// Shows what proxies tell for as long as they can. Why they cannot any more.
+async fn keep_looking(mut plane: Plane, ticks: &mut Interval, watch: &Watch, out: &mut Output) -> Failure {
+    if let Err(failure) = plane.everybody().await {
+        return failure;
+    }
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => { show(plane.look(), watch, out); }
+            told = plane.next() => if let Err(failure) = told { return failure },
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is shown, in order.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::Stage;
 use super::children::{Children, free_address};
 use super::files::{self, AUDIT, LEDGER, Ports, Software};
 use crate::commands::apply::{key, problem, request};
-use crate::commands::{emulate, explain};
+use crate::commands::{attest, emulate, explain};
 use crate::context::{Client, Context, ContextArgs, TIMEOUT};
 use crate::failure::{Failure, Result};
 use crate::output::{BAD, DIM, Format, GOOD, NAME, NOTE, clean, paint};
@@ -23,6 +24,9 @@ use crate::output::{BAD, DIM, Format, GOOD, NAME, NOTE, clean, paint};
 const LIMIT: Duration = Duration::from_secs(20);
 /// Between two looks at what the control plane knows.
 const PAUSE: Duration = Duration::from_millis(10);
+/// What a round at level L2 says.
+const PROVED: &str = "L2: a quote over this TLS connection's own secret, both keys and a fresh nonce, chained to \
+                      the round before: the connection ends in that TEE, now";
 /// Where the control plane writes the operator's context, below the directory.
 pub(super) const CONTEXT: &str = "control-plane/operator.yaml";
 
@@ -104,6 +108,14 @@ pub(super) async fn tell(
     why(&mut client, &ports, stage).await?;
     let booked = wait(&mut heard, "booked", children).await?;
     stage.say(format!("the same connection carries on: {}", clean(&booked.text)));
+
+    stage.chapter("Each end has the other prove itself again, over that very connection");
+    for (who, [admin, ..]) in [("audit", ports.audit_ops), ("ledger", ports.ledger_ops)] {
+        proves_again(who, admin, stage).await?;
+    }
+    stage.say(paint(DIM, PROVED));
+    let booked = wait(&mut heard, "booked", children).await?;
+    stage.say(format!("no byte had to wait for it: {}", clean(&booked.text)));
 
     stage.chapter("The operator withdraws ledger v1.4.2: only v1.4.3 is approved from now on");
     let v2 = files::ledger_releases(&[("ledger v1.4.3", Software::LedgerV2)]);
@@ -224,6 +236,34 @@ async fn who_is_there(client: &mut Client, stage: &mut Stage<'_>) -> Result<()> 
             json!({
                 "name": proxy.name, "spiffeId": proxy.spiffe_id, "tee": proxy.tee, "emulated": proxy.emulated,
                 "generation": proxy.generation_in_use,
+            }),
+        );
+    }
+    Ok(())
+}
+
+/// What peers prove when somebody asks.
+async fn proves_again(who: &str, admin: SocketAddr, stage: &mut Stage<'_>) -> Result<()> {
+    let before = Instant::now();
+    for proof in attest::now::again(admin, LIMIT).await? {
+        let milliseconds = before.elapsed().as_secs_f64() * 1e3;
+        let emulated = if proof.emulated { paint(NOTE, " EMULATED") } else { String::new() };
+        let peer = proof.peer.rsplit('/').next().unwrap_or_default();
+        stage.say(format!(
+            "{} {} proved itself to {who}: level {}, round {}, {}{emulated}, admitted by {} {}",
+            paint(GOOD, "✓"),
+            paint(NAME, peer),
+            paint(NAME, &proof.level),
+            paint(NAME, &proof.round.to_string()),
+            clean(&proof.tee),
+            clean(&proof.policies.join(", ")),
+            paint(DIM, &format!("({milliseconds:.0} ms)")),
+        ));
+        stage.event(
+            "proved",
+            json!({
+                "to": who, "peer": proof.peer, "level": proof.level, "round": proof.round, "tee": proof.tee,
+                "emulated": proof.emulated, "policies": proof.policies, "milliseconds": milliseconds,
             }),
         );
     }
