@@ -7,6 +7,7 @@
 //! ```
 
 mod crowd;
+mod outlet;
 mod rest;
 
 use std::sync::Arc;
@@ -21,8 +22,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 pub use crowd::Crowd;
+pub(crate) use outlet::Outlet;
 pub(crate) use rest::Rest;
 
+use self::outlet::Frames;
 use crate::context::{Context, Credentials};
 use crate::handshake::Handshaken;
 use crate::live::{Hop, NewHop, Registered};
@@ -139,7 +142,12 @@ where
         drive::last_words(session, &mut carrier, LAST_WORDS).await;
         return Err(denial);
     }
-    Ok(Rest::new(left.rest, carrier.into_inner()))
+    Ok(beyond(hop, left.rest, carrier.into_inner()))
+}
+
+/// The stream behind the gate, of which `ahead` was read already.
+fn beyond<S>(hop: &Hop, ahead: BytesMut, stream: S) -> Rest<S> {
+    Rest::new(ahead, stream, Arc::clone(&hop.outlet), Frames::of(hop.role))
 }
 
 /// Over plain `h2` nothing is proved for the connection. A client is done with
@@ -152,7 +160,7 @@ where
     hop.reattest(&hop.admission(), ctx)?;
     let mut first = BytesMut::with_capacity(64);
     if hop.role == Role::Client {
-        return Ok(Rest::new(first, stream));
+        return Ok(beyond(hop, first, stream));
     }
     let limit = ctx.limits.handshake_timeout;
     let silence = |presented: &str| Finding::new(Reason::TlsFailure, "hop", "the peer's consent", presented);
@@ -164,7 +172,7 @@ where
         read = timeout(limit, stream.read_buf(&mut first)) => read,
     };
     match read {
-        Ok(Ok(1..)) => Ok(Rest::new(first, stream)),
+        Ok(Ok(1..)) => Ok(beyond(hop, first, stream)),
         Ok(Ok(0)) => Err(silence("the connection ended without a word").into()),
         Ok(Err(error)) => Err(peer_refusal(&error).unwrap_or_else(|| silence(&error.to_string())).into()),
         Err(_) => {

@@ -3,11 +3,18 @@
 //! The window of a connection is four times that of a stream, so that one slow
 //! stream cannot stop the others.
 
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use countersign_evidence::{Denial, Finding, Reason};
 use h2::{Ping, PingPong, client, server};
 use tokio::time::{sleep, timeout};
+
+use crate::live::Hop;
+use crate::rounds::LAST_WORDS;
 
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -59,6 +66,48 @@ async fn silent(ping: Option<PingPong>, every: Duration, within: Duration) {
         if !matches!(timeout(within, ping.ping(Ping::opaque())).await, Ok(Ok(_))) {
             return;
         }
+    }
+}
+
+/// The end of a hop, whose connection is to be dropped next. If it was cut, the
+/// peer is told why, for as long as that may take: when the last stream is gone,
+/// so that nothing of an application is moved for it. `rounds` say it, and end
+/// (`said`) with the channel, which must stay until it is written; `connection`
+/// moves what there is to be moved.
+pub(crate) async fn farewell<C, T>(
+    hop: &Hop,
+    mut rounds: Pin<&mut impl Future<Output = C>>,
+    mut said: Option<C>,
+    mut connection: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) {
+    if hop.has_last_words() {
+        let telling = async {
+            hop.emptied().await;
+            poll_fn(|cx| {
+                if said.is_none()
+                    && let Poll::Ready(channel) = rounds.as_mut().poll(cx)
+                {
+                    said = Some(channel);
+                }
+                let over = connection(cx).is_ready();
+                let done = over || (said.is_some() && hop.outlet.is_flushed());
+                if done { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        };
+        // Best effort: whoever does not listen will not know.
+        let _ = timeout(LAST_WORDS, telling).await;
+    }
+    if hop.cut.cause().is_some() {
+        hop.hang_up();
+    }
+}
+
+/// The connection ended with `error`. Who resets it has a reason, and may have said it.
+pub(crate) async fn hear_out<C>(error: &h2::Error, rounds: Pin<&mut impl Future<Output = C>>) {
+    if error.get_io().is_some_and(|io| io.kind() == ErrorKind::ConnectionReset) {
+        // What has come is there; nothing else will.
+        let _ = timeout(LAST_WORDS, rounds).await;
     }
 }
 

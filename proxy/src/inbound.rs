@@ -116,7 +116,7 @@ impl Inside {
         let rounds = rounds::run(&hop, async { attached.await.unwrap_or_else(|_| Err(draining())) }, &ctx);
         let silence = hop::silence(connection.ping_pong());
         tokio::pin!(rounds, silence);
-        let mut leaving = Leaving::No;
+        let (mut leaving, mut said, mut over) = (Leaving::No, None, false);
         loop {
             tokio::select! {
                 biased;
@@ -141,12 +141,23 @@ impl Inside {
                     Some(Ok((request, respond))) => self.request(request, respond, &mut attach),
                     Some(Err(error)) => {
                         tracing::debug!(hop = hop.id, %error, "hop ended");
+                        hop::hear_out(&error, rounds.as_mut()).await;
+                        over = true;
                         break;
                     }
-                    None => break,
+                    None => {
+                        over = true;
+                        break;
+                    }
                 },
-                () = &mut rounds => break,
+                channel = &mut rounds => {
+                    said = Some(channel);
+                    break;
+                }
             }
+        }
+        if !over {
+            hop::farewell(&hop, rounds, said, |cx| connection.poll_closed(cx)).await;
         }
         // Without its connection every stream ends; those of a cut hop end by their own switch.
         drop(connection);

@@ -362,7 +362,7 @@ impl Driver {
         // On the heap: nearly all of a driver's life is spent in the others.
         let mut rounds = Box::pin(rounds::run(&hop, channel, &ctx));
         tokio::pin!(silence);
-        let mut draining = false;
+        let (mut draining, mut said, mut over) = (false, None, false);
         loop {
             tokio::select! {
                 biased;
@@ -370,7 +370,9 @@ impl Driver {
                 ended = &mut connection => {
                     if let Err(error) = ended {
                         tracing::debug!(hop = hop.id, %error, "hop ended");
+                        hop::hear_out(&error, rounds.as_mut()).await;
                     }
+                    over = true;
                     break;
                 }
                 () = hop.drain_begins(), if !draining => {
@@ -378,12 +380,19 @@ impl Driver {
                     hops.lock().unwrap_or_else(PoisonError::into_inner).retain(|pooled| pooled.appraised.id != hop.id);
                 }
                 () = unused.cancelled() => break,
-                () = &mut rounds => break,
+                channel = &mut rounds => {
+                    said = Some(channel);
+                    break;
+                }
                 () = &mut silence => {
                     tracing::info!(hop = hop.id, "hop closed: the peer does not answer");
                     break;
                 }
             }
+        }
+        if !over {
+            let poll = |cx: &mut std::task::Context<'_>| Pin::new(&mut connection).poll(cx);
+            hop::farewell(&hop, rounds.as_mut(), said, poll).await;
         }
         hop.id
     }

@@ -2,6 +2,8 @@
 //! (3-attestation, section 4.1). The client opens it before anything else, and
 //! it stays for as long as the hop.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use countersign_evidence::{Denial, Finding, Reason};
 use h2::client::{ResponseFuture, SendRequest};
@@ -20,6 +22,8 @@ const PATH: &str = "/.well-known/ratls-mesh/attest";
 const FRAMES: HeaderValue = HeaderValue::from_static("application/vnd.countersign.ratls-mesh-frames");
 /// The stream of the rounds.
 const ONE: u32 = 1;
+/// For how long the connection of a hop that is cut stays to say why.
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A request for the rounds that waits for its answer.
 #[derive(Debug)]
@@ -89,18 +93,31 @@ pub(crate) fn refused(field: &str, expected: &str, presented: &str) -> Denial {
     Finding::new(Reason::BadRequest, field, expected, presented).into()
 }
 
-/// Drives the rounds of `hop` over the stream that comes, until the hop is cut.
+/// Drives the rounds of `hop` over the stream that comes, until the hop is cut
+/// and what the peer is to be told is on its way. Answers with the stream, which
+/// takes that back when it is dropped.
 /// On a hop without a session there is nothing to do, for as long as it lives.
-pub(crate) async fn run(hop: &Hop, stream: impl Future<Output = Result<StreamOne, Denial>>, ctx: &Context) {
-    let Some(session) = &hop.session else { return hop.cut.cancelled().await };
+pub(crate) async fn run(
+    hop: &Hop,
+    stream: impl Future<Output = Result<StreamOne, Denial>>,
+    ctx: &Context,
+) -> Option<StreamOne> {
+    let Some(session) = &hop.session else {
+        hop.cut.cancelled().await;
+        return None;
+    };
     // That it comes in time is the machine's business.
-    let Some(stream) = drive::attach(hop, session, stream, ctx).await else { return };
-    match stream {
+    match drive::attach(hop, session, stream, ctx).await? {
         Ok(mut stream) => {
             drive::drive(hop, session, &mut stream, Goal::Rounds, ctx).await;
+            if hop.has_last_words() {
+                drive::last_words(session, &mut stream, LAST_WORDS).await;
+            }
+            Some(stream)
         }
-        Err(denial) => hop.channel_failed(denial, ctx),
+        Err(denial) => {
+            hop.channel_failed(denial, ctx);
+            None
+        }
     }
-    // The end of the channel has cut the hop.
-    hop.cut.cancelled().await;
 }

@@ -10,6 +10,7 @@ pub(crate) mod drive;
 mod proof;
 pub(crate) mod terms;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(crate) struct Session {
     proof: ArcSwapOption<SessionAdmission>,
     draining: OnceLock<Draining>,
     drain: CancellationToken,
+    /// The channel for the rounds is there, and with it a way to say things.
+    attached: AtomicBool,
     /// There is something to write, to quote or to wait for that was not there before.
     wake: Notify,
 }
@@ -106,6 +109,7 @@ impl Session {
             proof: ArcSwapOption::empty(),
             draining: OnceLock::new(),
             drain: CancellationToken::new(),
+            attached: AtomicBool::new(false),
             wake: Notify::new(),
         })
     }
@@ -123,6 +127,11 @@ impl Session {
     /// Whether a new stream may be opened now.
     pub(crate) fn usable(&self, ctx: &Context) -> bool {
         self.lock().endpoint.usable(ctx.clock.moment())
+    }
+
+    /// Whether the peer can be told anything behind the gate.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::Acquire)
     }
 
     /// Why the hop drains, if it does.
@@ -235,11 +244,14 @@ impl Hop {
         session.wake.notify_one();
     }
 
-    /// The peer broke the rules of the channel: the hop is cut.
+    /// The peer broke the rules of the channel, or there is none: the hop is cut.
     pub(crate) fn channel_failed(&self, denial: Denial, ctx: &Context) {
-        let wire = WireReason::of(denial.reason);
-        self.sever(&Cause::Session(denial, wire), &ctx.metrics);
-        self.tell(ctx, Endpoint::end);
+        if Ending::of(denial.reason) == Ending::Drain {
+            let wire = WireReason::of(denial.reason);
+            self.sever(&Cause::Session(denial, wire), &ctx.metrics);
+            return self.tell(ctx, Endpoint::end);
+        }
+        self.begin_drain(denial, ctx);
     }
 
     /// The quote that the machine asked for, or why there is none.

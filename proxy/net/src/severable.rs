@@ -13,18 +13,36 @@ use tokio::net::TcpStream;
 
 /// Tells a [`Severable`] socket that it has been cut.
 #[derive(Clone, Debug, Default)]
-pub struct Abort(Arc<AtomicBool>);
+pub struct Abort(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    cut: AtomicBool,
+    /// The system did not take the last write: its bytes wait in our memory.
+    full: AtomicBool,
+}
 
 impl Abort {
     /// No byte is read or written from now on, and closing sends a reset.
     pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.cut.store(true, Ordering::Release);
     }
 
     /// Whether the socket has been cut.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.cut.load(Ordering::Acquire)
+    }
+
+    /// Whether bytes wait in our memory because the system takes none.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.0.full.load(Ordering::Acquire)
+    }
+
+    fn took<T>(&self, written: Poll<T>) -> Poll<T> {
+        self.0.full.store(written.is_pending(), Ordering::Release);
+        written
     }
 
     fn check(&self) -> io::Result<()> {
@@ -70,7 +88,8 @@ impl AsyncRead for Severable {
 impl AsyncWrite for Severable {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.abort.check()?;
-        Pin::new(&mut self.socket).poll_write(cx, buf)
+        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.abort.took(written)
     }
 
     fn poll_write_vectored(
@@ -79,7 +98,8 @@ impl AsyncWrite for Severable {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.abort.check()?;
-        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.abort.took(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -120,6 +140,30 @@ mod tests {
         assert_eq!(server.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         drop(server);
         assert_eq!(client.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_socket_says_when_the_system_takes_no_more() {
+        let (mut client, server) = pair().await;
+        let flag = Abort::default();
+        let mut server = Severable::new(server, flag.clone());
+        server.write_all(b"a").await.unwrap();
+        assert!(!flag.is_full());
+        let much = vec![0; 64 << 20];
+        let (writing, mut read) = (server.write_all(&much), vec![0; 1 << 20]);
+        tokio::pin!(writing);
+        while !flag.is_full() {
+            tokio::select! {
+                biased;
+                _ = &mut writing => panic!("64 MiB that nobody reads"),
+                () = std::future::ready(()) => {}
+            }
+        }
+        tokio::select! {
+            _ = &mut writing => {}
+            () = async { while client.read(&mut read).await.unwrap() > 0 {} } => panic!("an end"),
+        }
+        assert!(!flag.is_full());
     }
 
     #[tokio::test]

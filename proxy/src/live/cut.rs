@@ -37,6 +37,12 @@ impl Cause {
         }
     }
 
+    /// Whether the peer is to be told: not who ends the hop himself, nor anybody
+    /// when everything ends.
+    pub(super) const fn is_told(&self) -> bool {
+        matches!(self, Self::Verdict(_) | Self::Expired(_) | Self::Session(..))
+    }
+
     /// The denial that it amounts to.
     #[must_use]
     pub fn denial(&self) -> Denial {

@@ -12,10 +12,12 @@ use countersign_net::Abort;
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::{Admission, Judge, Role};
 use rustls_pki_types::CertificateDer;
+use tokio::sync::Notify;
 
 use super::cut::{Cause, Cut};
 use super::lock;
 use crate::context::Context;
+use crate::gate::Outlet;
 use crate::observe::explain::Explanation;
 use crate::observe::metrics::{HopSeries, Metrics};
 use crate::session::Session;
@@ -49,8 +51,12 @@ pub struct Hop {
     /// The last second at which it is young enough for new streams of ours.
     prime_until: AtomicU64,
     abort: Abort,
+    /// Where the bytes of streams leave.
+    pub(crate) outlet: Arc<Outlet>,
     streams: Mutex<HashMap<u64, Arc<Stream>>>,
     next_stream: AtomicU64,
+    /// The last stream of a hop that is cut has ended.
+    emptied: Notify,
 }
 
 /// One stream on a hop.
@@ -97,8 +103,10 @@ impl Hop {
             own_until: AtomicU64::new(0),
             prime_until: AtomicU64::new(0),
             abort: new.abort,
+            outlet: Arc::default(),
             streams: Mutex::new(HashMap::new()),
             next_stream: AtomicU64::new(0),
+            emptied: Notify::new(),
         };
         hop.own_until(new.own_until, now);
         hop
@@ -223,10 +231,15 @@ impl Hop {
         denial
     }
 
-    /// Ends the hop at once: the TLS connection by a reset, and every stream
-    /// with its socket.
+    /// Ends the hop: every stream with its socket at once, and the TLS connection
+    /// by a reset, before which the peer may still be told why.
     pub fn sever(&self, cause: &Cause, metrics: &Metrics) {
-        self.abort.set();
+        self.outlet.shut();
+        let tells = self.session.as_ref().is_some_and(Session::is_attached) && cause.is_told();
+        // Bytes of applications that wait in our memory stand before any last word.
+        if !tells || self.abort.is_full() {
+            self.abort.set();
+        }
         if !self.cut.throw(cause.clone()) {
             return;
         }
@@ -239,6 +252,29 @@ impl Hop {
             hop = self.id, peer.address = %self.address, cause = cause.label(), streams = streams.len(),
             "live hop cut\n{}", self.explained(&cause.denial())
         );
+    }
+
+    /// Ends the connection, whatever was still to be said.
+    pub(crate) fn hang_up(&self) {
+        self.abort.set();
+    }
+
+    /// Whether the hop is cut, and its connection still there to say why.
+    pub(crate) fn has_last_words(&self) -> bool {
+        self.cut.cause().is_some() && !self.abort.is_set()
+    }
+
+    /// Resolves when the hop, which is cut, has no streams any more.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            tokio::pin!(emptied);
+            emptied.as_mut().enable();
+            if lock(&self.streams).is_empty() {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     /// Ends a hop that was not open yet. Its connection may still say why.
@@ -295,7 +331,11 @@ impl Hop {
     }
 
     pub(super) fn close_stream(&self, id: u64) {
-        lock(&self.streams).remove(&id);
+        let mut streams = lock(&self.streams);
+        streams.remove(&id);
+        if streams.is_empty() && self.cut.cause().is_some() {
+            self.emptied.notify_waiters();
+        }
     }
 
     /// The streams that are open.

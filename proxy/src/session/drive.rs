@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -103,6 +104,7 @@ pub(crate) async fn attach<T>(
             () = session.wake.notified() => {}
             channel = &mut channel => {
                 if channel.is_ok() {
+                    session.attached.store(true, Ordering::Release);
                     hop.step(session, ctx, Endpoint::attached);
                 }
                 return Some(channel);

@@ -1,9 +1,8 @@
 //! HTTP/2 by hand: everything that a peer behind the gate would say, in one go, so
 //! that a gate that lets it through gives the workload (or the application) its bytes.
 
+pub use super::support::called::SECRET;
 use super::support::peer::{FRAMES, PATH};
-
-pub const SECRET: &[u8] = b"bytes of an application";
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+pub mod called;
 pub mod peer;
 pub mod plane;
 pub mod raw;
@@ -114,6 +115,11 @@ impl World {
 
     /// The resources of the mesh, with what a test varies.
     pub fn resources(&self, policy: &Policy) -> Vec<Arc<Resource>> {
+        self.resources_with(policy, "")
+    }
+
+    /// The same, with `more` in the policy that both have for their peers.
+    pub fn resources_with(&self, policy: &Policy, more: &str) -> Vec<Arc<Resource>> {
         let Policy { mr_td, ports, level } = policy;
         let (root, mr_td) = (self.vendor.intel_root(), hex::encode([*mr_td; 48]));
         let text = format!(
@@ -135,6 +141,7 @@ kind: AttestationPolicy
 metadata: {{ name: peers, namespace: payments }}
 spec:
   level: {level}
+{more}
   anyOf:
     - tdx: {{ emulatedRoots: ["{root}"], measurements: {{ fromReferenceValues: images }} }}
 ---
@@ -163,11 +170,19 @@ spec:
     }
 
     pub fn view(&self, generation: u64, policy: &Policy) -> Arc<View> {
+        self.view_with(generation, policy, "")
+    }
+
+    pub fn view_with(&self, generation: u64, policy: &Policy, more: &str) -> Arc<View> {
+        self.view_of(generation, self.resources_with(policy, more), &self.collateral)
+    }
+
+    pub fn view_of(&self, generation: u64, resources: Vec<Arc<Resource>>, collateral: &[Item]) -> Arc<View> {
         let inputs = Inputs {
             generation,
-            resources: self.resources(policy),
+            resources,
             bundles: vec![self.bundle.clone()],
-            collateral: self.collateral.clone(),
+            collateral: collateral.to_vec(),
         };
         let built = View::build(inputs, &mut Marks::default(), self.clock().now());
         assert!(built.rejected.is_empty(), "{:?}", built.rejected);

@@ -59,6 +59,12 @@ enum Wire {
     Gone,
 }
 
+/// What is behind the gate.
+pub type Plain = std::pin::Pin<Box<dyn ReadWrite>>;
+
+pub trait ReadWrite: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send> ReadWrite for T {}
+
 /// One end of a hop.
 pub struct Peer {
     /// The machine. What it decides about the proxy counts for nothing.
@@ -323,6 +329,17 @@ impl Peer {
         (self, request)
     }
 
+    /// Quotes on another machine from now on.
+    pub fn move_to(&mut self, attester: Arc<dyn Attester>) {
+        self.attester = attester;
+    }
+
+    /// Behind the gate, as a server that leaves everything to the test.
+    pub async fn serving(mut self) -> h2::server::Connection<Plain, Bytes> {
+        self.pass().await;
+        within("HTTP/2", h2::server::handshake(self.plain())).await.unwrap()
+    }
+
     /// Behind the gate, as a server: the same, and the requests that come.
     pub async fn called(mut self) -> (Self, Requests) {
         self.pass().await;
@@ -377,11 +394,11 @@ impl Peer {
     }
 
     /// The bytes behind the gate.
-    fn plain(&mut self) -> impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + use<> {
+    fn plain(&mut self) -> Plain {
         let ahead = io::Cursor::new(std::mem::take(&mut self.beyond));
         let Wire::Tls(stream) = std::mem::replace(&mut self.wire, Wire::Gone) else { panic!("no gate") };
         let (read, write) = tokio::io::split(*stream);
-        tokio::io::join(ahead.chain(read), write)
+        Box::pin(tokio::io::join(ahead.chain(read), write))
     }
 }
 
