@@ -57,7 +57,9 @@ fn write() -> Outcome {
     for (name, machine) in machines {
         attested(name, &*machine, &authority)?;
     }
-    for (name, authority) in [("name", "ledger.payments:8080"), ("ipv4", "10.0.0.1:1"), ("ipv6", "[::1]:65535")] {
+    for (name, authority) in
+        [("name", "ledger.payments:8080"), ("ipv4", "10.0.0.1:1"), ("ipv6", "[::1]:65535")]
+    {
         seed("authority", name, authority.as_bytes())?;
     }
     event_logs()?;
@@ -77,7 +79,28 @@ fn write() -> Outcome {
     }
     let snapshot = Snapshot::sign(bundle.trust_domain.clone(), 7, entries, &snapshot_key)?;
     seed("snapshot", "signed", &snapshot.encode())?;
+    session()?;
     messages(bundle)
+}
+
+/// The frames of an honest hop, one by one and all together; and scripts for the
+/// target of the machine that lead through the gate and into the rounds.
+fn session() -> Outcome {
+    let mut all = Vec::new();
+    for (at, (kind, payload)) in countersign_fuzz::session::transcript().into_iter().enumerate() {
+        let frame = countersign_ratls::session::frame::encode(kind, &payload);
+        seed("frames", &format!("{at}-{kind}"), &frame)?;
+        all.extend(frame);
+    }
+    seed("frames", "all", &all)?;
+    // Passes a frame, makes the quote, accepts the evidence; at last time passes.
+    let gate = [2, 7, 1, 6, 0].repeat(12);
+    let rounds = [gate.as_slice(), &[5, 255].repeat(30), &gate, &[5, 255].repeat(30), &gate].concat();
+    for level in 0..16 {
+        seed("session", &format!("gate-{level}"), &[&[level], gate.as_slice()].concat())?;
+        seed("session", &format!("rounds-{level}"), &[&[level], rounds.as_slice()].concat())?;
+    }
+    Ok(())
 }
 
 fn attested(name: &str, machine: &dyn Attester, authority: &Authority) -> Outcome {

@@ -1,6 +1,8 @@
 //! What the targets share: a vendor, whose genuine evidence and collateral they
 //! start from, and a time.
 
+pub mod session;
+
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;

@@ -174,6 +174,19 @@ fn evidence_of_any_other_form() {
     assert_eq!(with(&empty.encode()).2, WireReason::Format);
 }
 
+/// A kind of evidence that we can verify is not one that the policy accepts.
+#[test]
+fn evidence_of_a_type_that_was_not_asked_for() {
+    use countersign_evidence::evidence::media_type::TSM_SNP;
+    use countersign_ratls::session::Offer;
+    let snp = Demands { accepted: vec![TSM_SNP.to_owned()], ..demands() };
+    let both = Offer { types: vec![TSM_SNP.to_owned(), TYPE.to_owned()], event_log: false };
+    let mut hop = Hop::with_offers((snp, offer()), (demands(), both));
+    hop.settle();
+    assert_eq!(hop.client.ended(), Some((Reason::UnsupportedFormat, false)));
+    assert!(hop.client.received.is_empty());
+}
+
 #[test]
 fn whoever_keeps_an_event_log_shows_it() {
     use countersign_ratls::session::{Offer, Wanted};
