@@ -2,7 +2,8 @@
 //!
 //! Back-pressure is that of HTTP/2: from the socket only as much is read as the
 //! peer's window takes, and the peer's window opens only as the socket takes
-//! what came. A connection that is idle holds no buffer.
+//! what came. A connection that is idle holds no buffer. The rounds of the hop
+//! have a share of the window that no stream takes.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,10 +16,12 @@ use prometheus::IntCounter;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::sync::RwLockReadGuard;
 
 use countersign_ratls::peer::Role;
 
 use crate::policy::Permitted;
+use crate::session::window::{Calls, Window};
 
 /// Buffers grow while they are filled: many connections are small, few are bulk.
 const SMALLEST: usize = 4 << 10;
@@ -33,6 +36,12 @@ enum Broken {
     Hop(#[from] h2::Error),
     #[error("hop: the stream ended early")]
     Closed,
+}
+
+impl Broken {
+    fn reset(reset: Result<h2::Reason, h2::Error>) -> Self {
+        reset.map_or_else(Self::Hop, |_| Self::Closed)
+    }
 }
 
 /// Where bytes of one direction are counted.
@@ -57,6 +66,7 @@ pub(crate) async fn run(
     mut send: SendStream<Bytes>,
     recv: RecvStream,
 ) -> Result<(), Denial> {
+    let window = permitted.hop.session.as_ref().map(|session| &session.window);
     let stream = &permitted.stream;
     let series = &permitted.hop.series;
     let received = Count { stream: &stream.received, series: &series.received };
@@ -69,7 +79,7 @@ pub(crate) async fn run(
     let ended = {
         let (read, write) = socket.split();
         let both = async {
-            tokio::try_join!(to_hop(read, &mut send, &from_socket), to_socket(recv, write, &from_hop))
+            tokio::try_join!(to_hop(read, &mut send, window, &from_socket), to_socket(recv, write, &from_hop))
         };
         tokio::select! {
             biased;
@@ -91,18 +101,34 @@ fn denial(broken: &Broken) -> Denial {
 }
 
 /// From the workload's socket to the hop, until the workload has said all.
-async fn to_hop(socket: ReadHalf<'_>, send: &mut SendStream<Bytes>, count: &Count<'_>) -> Result<(), Broken> {
+async fn to_hop(
+    socket: ReadHalf<'_>,
+    send: &mut SendStream<Bytes>,
+    window: Option<&Window>,
+    count: &Count<'_>,
+) -> Result<(), Broken> {
     let mut size = SMALLEST;
+    let mut calls = window.map(Window::calls);
     loop {
         // An idle stream neither holds a buffer nor keeps window from others.
         tokio::select! {
             ready = socket.readable() => ready?,
-            reset = poll_fn(|cx| send.poll_reset(cx)) => return Err(reset.map_or_else(Broken::Hop, |_| Broken::Closed)),
+            reset = poll_fn(|cx| send.poll_reset(cx)) => return Err(Broken::reset(reset)),
         }
+        let _turn = tokio::select! {
+            biased;
+            turn = turn(window) => turn,
+            reset = poll_fn(|cx| send.poll_reset(cx)) => return Err(Broken::reset(reset)),
+        };
         send.reserve_capacity(size);
-        let window = poll_fn(|cx| send.poll_capacity(cx)).await.ok_or(Broken::Closed)??;
-        let room = window.min(size);
+        let room = tokio::select! {
+            biased;
+            room = poll_fn(|cx| send.poll_capacity(cx)) => room.ok_or(Broken::Closed)??.min(size),
+            // The rounds come first.
+            () = called(&mut calls) => 0,
+        };
         if room == 0 {
+            send.reserve_capacity(0);
             continue;
         }
         let mut buffer = BytesMut::with_capacity(room);
@@ -127,6 +153,22 @@ async fn to_hop(socket: ReadHalf<'_>, send: &mut SendStream<Bytes>, count: &Coun
             Err(error) => return Err(error.into()),
         }
         send.reserve_capacity(0);
+    }
+}
+
+/// Waits for the turn to ask for window, where there are rounds.
+async fn turn(window: Option<&Window>) -> Option<RwLockReadGuard<'_, ()>> {
+    match window {
+        Some(window) => Some(window.turn().await),
+        None => None,
+    }
+}
+
+/// Waits until the turn is to be given back.
+async fn called(calls: &mut Option<Calls>) {
+    match calls {
+        Some(calls) => calls.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,7 +1,9 @@
 //! HTTP/2 on a hop: windows, limits, and whether the peer is alive.
 //!
-//! The window of a connection is four times that of a stream, so that one slow
-//! stream cannot stop the others.
+//! The window of a stream is what one bulk stream needs for full speed, and that of
+//! a connection four times as much, so that one slow stream cannot stop the others.
+//! That four cannot stop the rounds is the business of the side that sends
+//! ([`window`](crate::session::window)).
 
 use std::future::poll_fn;
 use std::io::ErrorKind;

@@ -121,6 +121,12 @@ impl Inside {
             tokio::select! {
                 biased;
                 () = hop.cut.cancelled() => break,
+                // Before anything that a peer can keep busy: the runtime gives a task a
+                // budget, and what comes last may find nothing left of it, each time.
+                channel = &mut rounds => {
+                    said = Some(channel);
+                    break;
+                }
                 () = leaving.next(&hop, &ctx, self.tasks.is_empty()) => match leaving {
                     Leaving::No => {
                         leaving = Leaving::Streams;
@@ -150,10 +156,6 @@ impl Inside {
                         break;
                     }
                 },
-                channel = &mut rounds => {
-                    said = Some(channel);
-                    break;
-                }
             }
         }
         if !over {
@@ -175,10 +177,12 @@ impl Inside {
         attach: &mut Option<Attach>,
     ) {
         let is_attest = self.hop.session.is_some() && rounds::is_attest(&request);
-        let channel = match attach.take() {
-            Some(attach) => rounds::answer(request, respond).map(|stream| drop(attach.send(Ok(stream)))),
-            None if is_attest => Err(rounds::refused("attest request", "one on each hop", "a second one")),
-            None => {
+        let channel = match (attach.take(), &self.hop.session) {
+            (Some(attach), Some(session)) => {
+                rounds::answer(request, respond, &session.window).map(|stream| drop(attach.send(Ok(stream))))
+            }
+            _ if is_attest => Err(rounds::refused("attest request", "one on each hop", "a second one")),
+            _ => {
                 let (hop, config, ctx) = (self.hop.clone(), Arc::clone(&self.config), Arc::clone(&self.ctx));
                 self.tasks.spawn(one_stream(hop, request, respond, config, ctx));
                 Ok(())

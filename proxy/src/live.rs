@@ -133,10 +133,11 @@ impl Live {
         (hops.len(), cut)
     }
 
-    /// Looks again at hops whose time is up.
+    /// Looks again at hops whose time is up, and at what is due in their sessions.
     pub fn expire(&self, ctx: &Context) {
         let now = ctx.clock.seconds();
         for hop in self.hops() {
+            hop.keep_time(ctx);
             if now > hop.until() && hop.cut.cause().is_none() {
                 // A denial has cut the hop and said so.
                 let _ = hop.current(ctx);

@@ -354,9 +354,9 @@ impl Driver {
         let Self { hop, mut connection, asked, unused, ctx } = self;
         let silence = hop::silence(connection.ping_pong());
         let channel = async {
-            match asked {
-                Some(asked) => asked.answered().await,
-                None => std::future::pending().await,
+            match (asked, &hop.session) {
+                (Some(asked), Some(session)) => asked.answered(&session.window).await,
+                _ => std::future::pending().await,
             }
         };
         // On the heap: nearly all of a driver's life is spent in the others.
@@ -367,6 +367,11 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = hop.cut.cancelled() => break,
+                // Before anything that a peer can keep busy.
+                channel = &mut rounds => {
+                    said = Some(channel);
+                    break;
+                }
                 ended = &mut connection => {
                     if let Err(error) = ended {
                         tracing::debug!(hop = hop.id, %error, "hop ended");
@@ -380,10 +385,6 @@ impl Driver {
                     hops.lock().unwrap_or_else(PoisonError::into_inner).retain(|pooled| pooled.appraised.id != hop.id);
                 }
                 () = unused.cancelled() => break,
-                channel = &mut rounds => {
-                    said = Some(channel);
-                    break;
-                }
                 () = &mut silence => {
                     tracing::info!(hop = hop.id, "hop closed: the peer does not answer");
                     break;

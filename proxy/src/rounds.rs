@@ -17,6 +17,7 @@ use crate::hop::broken;
 use crate::live::Hop;
 use crate::session::carrier::StreamOne;
 use crate::session::drive::{self, Goal};
+use crate::session::window::{RESERVE, Window};
 
 const PATH: &str = "/.well-known/ratls-mesh/attest";
 const FRAMES: HeaderValue = HeaderValue::from_static("application/vnd.countersign.ratls-mesh-frames");
@@ -43,23 +44,25 @@ pub(crate) fn ask(sender: &mut SendRequest<Bytes>) -> Result<Asked, Denial> {
         .build()
         .map_err(|error| Finding::new(Reason::Internal, "attest request", "a URI", error.to_string()))?;
     request.headers_mut().insert(CONTENT_TYPE, FRAMES);
-    let (response, send) = sender.send_request(request, false).map_err(|error| broken(&error))?;
+    let (response, mut send) = sender.send_request(request, false).map_err(|error| broken(&error))?;
     if send.stream_id().as_u32() != ONE {
         let presented = send.stream_id().as_u32().to_string();
         return Err(Finding::new(Reason::Internal, "attest stream", "1", presented).into());
     }
+    // Before any other stream can take it.
+    send.reserve_capacity(RESERVE);
     Ok(Asked { response, send })
 }
 
 impl Asked {
     /// The channel, when the peer has said yes.
-    pub(crate) async fn answered(self) -> Result<StreamOne, Denial> {
+    pub(crate) async fn answered(self, window: &Window) -> Result<StreamOne, Denial> {
         let response = self.response.await.map_err(|error| broken(&error))?;
         let (status, kind) = (response.status(), response.headers().get(CONTENT_TYPE));
         if status != StatusCode::OK || kind != Some(&FRAMES) {
             return Err(refused("answer to the attest request", "200 with frames", status.as_str()));
         }
-        Ok(StreamOne::new(self.send, response.into_body()))
+        Ok(StreamOne::new(self.send, response.into_body(), window))
     }
 }
 
@@ -72,6 +75,7 @@ pub(crate) fn is_attest(request: &Request<RecvStream>) -> bool {
 pub(crate) fn answer(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
+    window: &Window,
 ) -> Result<StreamOne, Denial> {
     let stream = respond.stream_id().as_u32();
     let is_attest = is_attest(&request);
@@ -85,7 +89,7 @@ pub(crate) fn answer(
     let mut response = Response::new(());
     response.headers_mut().insert(CONTENT_TYPE, FRAMES);
     let send = respond.send_response(response, false).map_err(|error| broken(&error))?;
-    Ok(StreamOne::new(send, body))
+    Ok(StreamOne::new(send, body, window))
 }
 
 /// What breaks the rules of the channel.

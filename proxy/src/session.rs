@@ -9,6 +9,7 @@ pub(crate) mod carrier;
 pub(crate) mod drive;
 mod proof;
 pub(crate) mod terms;
+pub(crate) mod window;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -27,6 +28,7 @@ use countersign_ratls::session::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use self::window::Window;
 use crate::context::Context;
 use crate::live::{Cause, Hop};
 
@@ -47,6 +49,8 @@ pub(crate) struct Session {
     attached: AtomicBool,
     /// There is something to write, to quote or to wait for that was not there before.
     wake: Notify,
+    /// Who may send on the connection.
+    pub(crate) window: Window,
 }
 
 #[derive(Debug)]
@@ -111,6 +115,7 @@ impl Session {
             drain: CancellationToken::new(),
             attached: AtomicBool::new(false),
             wake: Notify::new(),
+            window: Window::default(),
         })
     }
 
@@ -265,6 +270,15 @@ impl Hop {
             }
             Err(denial) => endpoint.quoted(Err(denial), now),
         });
+    }
+
+    /// Does what is due and not done yet: a task of the hop that is kept from it
+    /// does not put off a deadline.
+    pub(crate) fn keep_time(&self, ctx: &Context) {
+        let due = |session: &Session| session.wait().is_some_and(|at| at <= ctx.clock.monotonic());
+        if self.session.as_ref().is_some_and(due) {
+            self.tell(ctx, |_, _| {});
+        }
     }
 
     /// From outside of the hop's own task, which is woken.

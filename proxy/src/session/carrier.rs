@@ -10,6 +10,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::window::{RESERVE, Speaker, Window};
+
 /// What is read at once.
 const READ: usize = 16 << 10;
 
@@ -117,11 +119,25 @@ pub(crate) struct StreamOne {
     send: SendStream<Bytes>,
     recv: RecvStream,
     out: Bytes,
+    speaker: Speaker,
 }
 
 impl StreamOne {
-    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
-        Self { send, recv, out: Bytes::new() }
+    pub(crate) fn new(mut send: SendStream<Bytes>, recv: RecvStream, window: &Window) -> Self {
+        send.reserve_capacity(RESERVE);
+        Self { send, recv, out: Bytes::new(), speaker: window.speaker() }
+    }
+
+    /// Gives the others their turn once the reserve is in hand again.
+    fn poll_refill(&mut self, cx: &mut Context<'_>) {
+        while self.speaker.speaks() && self.out.is_empty() {
+            if self.send.capacity() >= RESERVE {
+                self.speaker.done();
+            } else if !matches!(self.send.poll_capacity(cx), Poll::Ready(Some(Ok(_)))) {
+                // Not yet, or never more: then the hop ends.
+                return;
+            }
+        }
     }
 }
 
@@ -135,20 +151,27 @@ impl Carrier for StreamOne {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.speaker.poll_speak(cx));
         while !self.out.is_empty() {
-            self.send.reserve_capacity(self.out.len());
-            let window = match ready!(self.send.poll_capacity(cx)) {
-                Some(window) => window.map_err(io::Error::other)?,
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            };
+            self.send.reserve_capacity(self.out.len().max(RESERVE));
+            // What is in hand is not announced again.
+            let mut window = self.send.capacity();
+            if window == 0 {
+                window = match ready!(self.send.poll_capacity(cx)) {
+                    Some(window) => window.map_err(io::Error::other)?,
+                    None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                };
+            }
             let part = self.out.split_to(window.min(self.out.len()));
             self.send.send_data(part, false).map_err(io::Error::other)?;
         }
-        self.send.reserve_capacity(0);
+        self.send.reserve_capacity(RESERVE);
+        self.poll_refill(cx);
         Poll::Ready(Ok(()))
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        self.poll_refill(cx);
         // A reset ends the stream whether or not anything is to be read.
         match ready!(self.recv.poll_data(cx)) {
             None => Poll::Ready(Ok(Bytes::new())),
@@ -158,5 +181,80 @@ impl Carrier for StreamOne {
                 Poll::Ready(Ok(data))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Request, Response};
+
+    /// As large as a frame can be.
+    const FRAME: usize = 256 << 10;
+    const FRAMES: usize = 8;
+
+    /// Takes what window it gets, as forwarding does, for a reader that does not read.
+    async fn fill(mut stream: SendStream<Bytes>, window: &Window) {
+        let mut calls = window.calls();
+        loop {
+            let _turn = window.turn().await;
+            stream.reserve_capacity(16 << 10);
+            tokio::select! {
+                biased;
+                room = poll_fn(|cx| stream.poll_capacity(cx)) => {
+                    stream.send_data(vec![0; room.unwrap().unwrap()].into(), false).unwrap();
+                }
+                () = calls.next() => {}
+            }
+            stream.reserve_capacity(0);
+        }
+    }
+
+    /// Over windows as HTTP/2 begins with, of which the readers of a stream hold all they can.
+    #[tokio::test]
+    async fn frames_of_any_length_pass_a_stream_whose_reader_does_not_read() {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let peer = tokio::spawn(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            let (one, mut respond) = connection.accept().await.unwrap().unwrap();
+            let _answer = respond.send_response(Response::new(()), false).unwrap();
+            let (_stuck, _respond) = connection.accept().await.unwrap().unwrap();
+            let mut one = one.into_body();
+            let reading = async {
+                let mut read = 0;
+                while read < FRAMES * FRAME {
+                    let data = one.data().await.unwrap().unwrap();
+                    one.flow_control().release_capacity(data.len()).unwrap();
+                    read += data.len();
+                }
+            };
+            tokio::select! {
+                () = reading => {}
+                _ = connection.accept() => panic!("the end of the connection"),
+            }
+        });
+        let (mut requests, connection) = h2::client::handshake(near).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let (response, send) = requests.send_request(Request::new(()), false).unwrap();
+        let window = Window::default();
+        let mut one = StreamOne::new(send, response.await.unwrap().into_body(), &window);
+        let (_response, stuck) = requests.send_request(Request::new(()), false).unwrap();
+        let speaking = async {
+            for _ in 0..FRAMES {
+                one.say(BytesMut::zeroed(FRAME));
+                let said = one.exchange(true).await;
+                assert!(matches!(said, Event::Written), "{said:?}");
+                // The others have their turn in between, if it is theirs.
+                tokio::task::yield_now().await;
+            }
+            one.exchange(true).await
+        };
+        tokio::select! {
+            biased;
+            read = peer => read.unwrap(),
+            () = fill(stuck, &window) => {}
+            end = speaking => panic!("{end:?}"),
+        }
+        connection.abort();
     }
 }
