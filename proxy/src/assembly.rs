@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use countersign_config::bootstrap::{Inbound, Outbound, ProxyBootstrap};
+use countersign_config::bootstrap::{Inbound, Limits, Outbound, ProxyBootstrap};
 use countersign_config::{Inputs, View};
 use countersign_evidence::collateral::Marks;
 use countersign_quoting::{Health, Options, Quoter, QuotingTask, Source};
@@ -147,7 +147,7 @@ pub fn build(
     }
     let counted = Arc::new(Metrics::new()?);
     let source = Measured::source(source, counted.attestation.clone());
-    let (quoter, quoting) = Quoter::new(Arc::clone(&source), Options::default());
+    let (quoter, quoting) = Quoter::new(Arc::clone(&source), queue(&bootstrap.limits));
     let ctx = Arc::new(context(bootstrap, clock, own, quoter, counted));
     let agent = Agent::new(bootstrap, &ctx)?;
     let drain_timeout = bootstrap.drain_timeout;
@@ -165,6 +165,19 @@ pub fn build(
         level,
         drain_timeout,
     })
+}
+
+/// Room in the queue for quotes. When something is measured on this machine, the
+/// peers of all hops ask at once, and one peer may be at the other end of all of
+/// them: each hop has a place, since one that finds none ends.
+fn queue(limits: &Limits) -> Options {
+    let least = Options::default();
+    Options {
+        // As many hops may come in as go out.
+        sessions: limits.hops.saturating_mul(2).max(least.sessions),
+        sessions_per_peer: limits.hops.max(least.sessions_per_peer),
+        ..least
+    }
 }
 
 fn context(
@@ -420,4 +433,41 @@ fn own_listeners(addresses: &Addresses) -> Vec<SocketAddr> {
 
 fn leads_to_us(inbound: &Inbound, port: u16, own: &[SocketAddr]) -> bool {
     crate::route::leads_back(inbound.workload, SocketAddr::new(inbound.workload, port), own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use countersign_quoting::{Class, Schedule, Urgency};
+
+    #[test]
+    fn every_hop_has_a_place_in_the_queue_even_if_all_are_of_one_peer() {
+        let limits = Limits { hops: 3000, ..limits() };
+        let mut schedule = Schedule::new(queue(&limits));
+        let now = std::time::Instant::now();
+        let round = Class::Session(Urgency::Round { by: now + Duration::from_secs(15) });
+        for hop in 0..3000 {
+            schedule.push(now, 1, round, hop).unwrap();
+        }
+        schedule.push(now, 2, round, 3000).unwrap();
+    }
+
+    #[test]
+    fn a_small_proxy_has_room_for_a_crowd_of_new_hops() {
+        let small = queue(&Limits { hops: 1, ..limits() });
+        assert_eq!((small.sessions, small.sessions_per_peer), (4096, 1024));
+    }
+
+    const fn limits() -> Limits {
+        const TIME: Duration = Duration::from_secs(10);
+        Limits {
+            handshakes_in_progress: 64,
+            hops: 64,
+            streams_per_hop: 100,
+            handshake_timeout: TIME,
+            gate_timeout: TIME,
+            connect_timeout: TIME,
+            idle_timeout: TIME,
+        }
+    }
 }

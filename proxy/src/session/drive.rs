@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use countersign_evidence::Denial;
-use countersign_quoting::{QuoteError, Quoted, Subject, Urgency};
+use countersign_quoting::{QuoteError, Quoted, Quoter, Subject, Urgency};
 use countersign_ratls::session::{Endpoint, QuoteRequest};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::Session;
 use super::carrier::{Carrier, Event};
 use crate::context::Context;
 use crate::live::Hop;
+
+/// After a quote that failed, the first and the longest time without another attempt.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 type Quote = Pin<Box<dyn Future<Output = Result<Quoted, QuoteError>> + Send>>;
 
@@ -134,20 +138,47 @@ pub(crate) async fn last_words<C: Carrier>(session: &Session, carrier: &mut C, p
     let _ = tokio::time::timeout(patience, saying).await;
 }
 
+/// Gets a quote. While the peer waits anyhow, a device that fails once, a broker
+/// that is being restarted and a queue that is full are asked again: all hops
+/// that share the device would otherwise end for a failure of a moment.
 fn start(request: &QuoteRequest, hop: &Hop, ctx: &Context) -> Quote {
-    let left = request.deadline.saturating_sub(ctx.clock.monotonic());
-    let urgency = match request.urgent {
-        true => Urgency::NewHop,
-        false => Urgency::Round { by: (Instant::now() + left).into_std() },
-    };
-    let (quoter, core, peer) = (ctx.quoter.clone(), request.core.clone(), hop.peer_number());
-    if request.batch {
-        return Box::pin(async move { quoter.session(core, peer, urgency).await });
-    }
+    let (quoter, clock, peer) = (ctx.quoter.clone(), ctx.clock.clone(), hop.peer_number());
+    let request = request.clone();
     Box::pin(async move {
-        let evidence = quoter.alone(Subject::sessions(vec![core.clone()])?, peer).await?;
-        Ok(Quoted { evidence, binder: core.binder(&[]), proof: None })
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let left = request.deadline.saturating_sub(clock.monotonic());
+            let quoted = quote(&quoter, &request, peer, left).await;
+            let Err(error) = &quoted else { return quoted };
+            let may_pass =
+                matches!(error, QuoteError::Refused(_) | QuoteError::Source(_) | QuoteError::Hung(_));
+            let again = clock.monotonic().saturating_add(pause);
+            if request.urgent || !may_pass || again >= request.deadline {
+                return quoted;
+            }
+            tracing::debug!(round = request.round, %error, ?pause, "no quote yet");
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     })
+}
+
+async fn quote(
+    quoter: &Quoter,
+    request: &QuoteRequest,
+    peer: u64,
+    left: Duration,
+) -> Result<Quoted, QuoteError> {
+    let core = request.core.clone();
+    if request.batch {
+        let urgency = match request.urgent {
+            true => Urgency::NewHop,
+            false => Urgency::Round { by: (Instant::now() + left).into_std() },
+        };
+        return quoter.session(core, peer, urgency).await;
+    }
+    let evidence = quoter.alone(Subject::sessions(vec![core.clone()])?, peer).await?;
+    Ok(Quoted { evidence, binder: core.binder(&[]), proof: None })
 }
 
 async fn finished(quote: &mut Option<(Quote, Option<u64>)>) -> (Result<Quoted, Denial>, Option<u64>) {
