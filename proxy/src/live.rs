@@ -137,11 +137,11 @@ impl Live {
     pub fn expire(&self, ctx: &Context) {
         let now = ctx.clock.seconds();
         for hop in self.hops() {
-            hop.keep_time(ctx);
             if now > hop.until() && hop.cut.cause().is_none() {
                 // A denial has cut the hop and said so.
                 let _ = hop.current(ctx);
             }
+            hop.keep_time(ctx);
         }
     }
 

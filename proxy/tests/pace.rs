@@ -10,26 +10,39 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use countersign_evidence::Reason;
 use countersign_proxy::live::Cause;
-use support::{Pair, Proxy};
+use countersign_quoting::{Platform, Quoting, Source, SourceError, Subject};
+use support::{Pair, Proxy, World, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A device that fails once: for the second quote over sessions, that of the first
+/// round of a live hop.
+#[derive(Debug)]
+struct Hiccup(Arc<dyn Source>, AtomicU64);
+
+impl Source for Hiccup {
+    fn platform(&self) -> Platform {
+        self.0.platform()
+    }
+
+    fn quote(&self, subject: Arc<Subject>) -> Quoting<'_> {
+        let of_session = matches!(*subject, Subject::Sessions(_));
+        if of_session && self.1.fetch_add(1, Ordering::Relaxed) == 1 {
+            let busy = SourceError::Failed("device or resource busy".to_owned());
+            return Box::pin(std::future::ready(Err(busy)));
+        }
+        self.0.quote(subject)
+    }
+}
 
 /// The window of a connection between proxies.
 const WINDOW: u64 = 16 << 20;
 /// More than the longest interval, which is 300 s and a fifth.
 const INTERVAL: u64 = 361;
-
-/// Looks again and again, for what the product shows and does not announce.
-async fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let looking = async {
-        while !so() {
-            tokio::task::yield_now().await;
-        }
-    };
-    let limit = std::time::Duration::from_secs(60);
-    assert!(tokio::time::timeout(limit, looking).await.is_ok(), "{what}: not in {limit:?}");
-}
 
 /// How often the peer of a proxy proved itself.
 fn accepted(proxy: &Proxy) -> u64 {
@@ -45,7 +58,7 @@ fn held(pair: &Pair) -> u64 {
     let sent = |proxy: &Proxy| -> u64 {
         let hops = proxy.ctx.live.hops();
         let streams = hops.iter().flat_map(|hop| hop.streams());
-        streams.map(|stream| stream.received.load(std::sync::atomic::Ordering::Relaxed)).sum()
+        streams.map(|stream| stream.received.load(Ordering::Relaxed)).sum()
     };
     sent(&pair.web).saturating_sub(sent(&pair.ledger))
 }
@@ -91,5 +104,23 @@ async fn a_deadline_holds_even_if_the_task_of_the_hop_does_not_get_to_it() {
     ctx.live.expire(ctx);
     let Some(Cause::Session(denial, _)) = hop.cut.cause() else { panic!("{:?}", hop.cut) };
     assert_eq!(denial.reason, Reason::EvidenceStale);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_device_that_fails_once_is_asked_again() {
+    let world = World { device: |source| Arc::new(Hiccup(source, AtomicU64::new(0))), ..World::new() };
+    let pair = Pair::build(world, |_| {}).await;
+    let _streams = pair.connect().await;
+    pair.world.advance(INTERVAL);
+    eventually("a round", || [&pair.web, &pair.ledger].iter().all(|p| accepted(p) == 2)).await;
+    for proxy in [&pair.web, &pair.ledger] {
+        let metrics = proxy.metrics();
+        assert!(
+            metrics.contains("mesh_quotes_total{purpose=\"session\",result=\"failure\"} 1\n"),
+            "{metrics}"
+        );
+        assert!(!metrics.contains("mesh_connections_drained_total{"), "{metrics}");
+    }
     pair.end().await;
 }

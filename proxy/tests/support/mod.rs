@@ -63,6 +63,8 @@ pub struct World {
     pub snapshot_key: SnapshotKey,
     pub collateral: Vec<Item>,
     pub dir: tempfile::TempDir,
+    /// What stands between the proxies and their platforms.
+    pub device: fn(Arc<dyn Source>) -> Arc<dyn Source>,
 }
 
 impl World {
@@ -81,7 +83,9 @@ impl World {
         };
         let collateral = vendor.collateral(now).unwrap();
         let time = Arc::new(Simulated(watch::Sender::new(Duration::ZERO)));
-        Self { time, vendor, authority, bundle, snapshot_key, collateral, dir: tempfile::tempdir().unwrap() }
+        let dir = tempfile::tempdir().unwrap();
+        let device = std::convert::identity;
+        Self { time, vendor, authority, bundle, snapshot_key, collateral, dir, device }
     }
 
     pub fn clock(&self) -> Clock {
@@ -98,7 +102,7 @@ impl World {
 
     /// A default platform, as a proxy uses it.
     pub fn source(&self) -> Arc<dyn Source> {
-        Arc::new(Local::new(self.platform(TdxSpec::default())))
+        (self.device)(Arc::new(Local::new(self.platform(TdxSpec::default()))))
     }
 
     /// An SVID with evidence, as the control plane would issue it.
