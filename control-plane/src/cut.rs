@@ -19,7 +19,7 @@ use crate::collateral::Directory;
 use crate::error::Error;
 use crate::keep::Keep;
 use crate::metrics::Metrics;
-use crate::ready::{Ready, SNAPSHOT};
+use crate::ready::{CLOCK, Ready, SNAPSHOT};
 use crate::resources::{Resources, Set};
 
 /// Changes that come this close together make one generation.
@@ -70,6 +70,7 @@ impl Cutter {
     ) -> Result<Self, Error> {
         let (marks, shelf) = (keep.marks()?, Shelf::new(keep.collateral()?));
         let kept_marks = marks.clone();
+        clock.signed(marks.newest_issue());
         Ok(Self { keys, keep, resources, directory, clock, kept_marks, marks, shelf, last: None })
     }
 
@@ -152,6 +153,7 @@ impl Cutter {
             Some(last) => View::build_after(&last.view, inputs, &mut self.marks, now),
             None => View::build(inputs, &mut self.marks, now),
         };
+        self.clock.signed(self.marks.newest_issue());
         // What was kept and has a newer issue now is no news.
         built.refused_collateral.retain(|(item, _)| stock.came(item));
         let kept = stock.kept(&built.view.collateral, now);
@@ -223,8 +225,12 @@ pub(crate) async fn keep_cutting(
     (ready, metrics): (Arc<Ready>, Arc<Metrics>),
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let mut failed = false;
+    let (clock, mut failed) = (cutter.clock.clone(), false);
     loop {
+        match clock.check() {
+            Ok(()) => ready.done(CLOCK),
+            Err(finding) => ready.missing(CLOCK, finding.to_string()),
+        }
         let by_change = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Ok(()) = changed.changed() => true,

@@ -74,6 +74,7 @@ impl Issuer {
         workload: &str,
         csr: &[u8],
     ) -> Result<Vec<CertificateDer<'static>>, Denial> {
+        self.clock.check()?;
         let now = self.clock.now();
         if workload.len() > MAX_WORKLOAD {
             return Err(Finding::new(Reason::Oversized, "workload", "namespace/name", "a longer text").into());
@@ -97,6 +98,7 @@ impl Issuer {
         id: &SpiffeId,
         platform: Platform,
     ) -> Result<Vec<CertificateDer<'static>>, Denial> {
+        self.clock.check()?;
         let view = self.view();
         let claims = view.verify_conveyed(&request.evidence, self.clock.now());
         let claims = claims.inspect_err(|denial| {

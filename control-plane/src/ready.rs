@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Debug)]
 pub(crate) struct Ready(Mutex<BTreeMap<&'static str, String>>);
 
+/// A clock that is not behind what was signed.
+pub(crate) const CLOCK: &str = "clock";
 /// The CA, its key, the snapshot key.
 pub(crate) const AUTHORITY: &str = "authority";
 /// The first snapshot.

@@ -168,6 +168,11 @@ pub(crate) async fn accept(
 
 async fn handshake_with(porch: &Porch, socket: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) {
     let _ = socket.set_nodelay(true);
+    if let Err(finding) = porch.clock.check() {
+        // What expired would be valid, whoever presents it.
+        porch.refuse(address, finding.reason, finding);
+        return;
+    }
     let Some(acceptor) = porch.own.borrow().as_ref().map(|own| own.acceptor.clone()) else { return };
     let outcome = tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(socket)).await;
     let handshaken = match outcome {

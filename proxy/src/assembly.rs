@@ -354,6 +354,7 @@ async fn clockwork(ctx: Arc<Context>) {
             biased;
             () = ctx.drain.forced() => return,
             _ = tick.tick() => {
+                ctx.check_clock();
                 ctx.live.expire(&ctx);
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(SELF_CHECK) {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_evidence::UnixTime;
+use countersign_evidence::{Denial, Floor, UnixTime};
 use countersign_ratls::session::Moment;
 use rustls::time_provider::TimeProvider;
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 pub struct Clock {
     wall: Arc<dyn TimeProvider>,
     monotonic: Monotonic,
+    floor: Arc<Floor>,
 }
 
 #[derive(Clone, Debug)]
@@ -31,13 +32,13 @@ impl Clock {
     /// Wall time by `provider`, and the machine's monotonic clock.
     #[must_use]
     pub fn new(provider: Arc<dyn TimeProvider>) -> Self {
-        Self { wall: provider, monotonic: Monotonic::Since(Instant::now()) }
+        Self { wall: provider, monotonic: Monotonic::Since(Instant::now()), floor: Arc::default() }
     }
 
     /// Wall time by `provider`, and a monotonic clock that moves by hand.
     #[must_use]
-    pub const fn by_hand(provider: Arc<dyn TimeProvider>, hand: watch::Receiver<Duration>) -> Self {
-        Self { wall: provider, monotonic: Monotonic::Hand(hand) }
+    pub fn by_hand(provider: Arc<dyn TimeProvider>, hand: watch::Receiver<Duration>) -> Self {
+        Self { wall: provider, monotonic: Monotonic::Hand(hand), floor: Arc::default() }
     }
 
     /// Now. A clock that does not know the time says 1970, when nothing is valid yet.
@@ -50,6 +51,19 @@ impl Clock {
     #[must_use]
     pub fn seconds(&self) -> u64 {
         self.now().as_secs()
+    }
+
+    /// What the wall clock may not be behind.
+    pub(crate) fn floor(&self) -> &Floor {
+        &self.floor
+    }
+
+    /// Whether the wall clock can be believed.
+    ///
+    /// # Errors
+    /// `clock-behind`. Nothing that depends on the time may be decided then.
+    pub fn check(&self) -> Result<(), Denial> {
+        Ok(self.floor.check(self.seconds())?)
     }
 
     /// Now, since a fixed point that has no meaning; it never goes back.

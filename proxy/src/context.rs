@@ -109,11 +109,12 @@ pub struct Context {
 }
 
 impl Context {
-    /// Our credentials.
+    /// Our credentials, for whatever begins now.
     ///
     /// # Errors
-    /// `not-ready` while there are none.
+    /// `not-ready` while there are none, `clock-behind` while nobody can say what is valid.
     pub fn credentials(&self) -> Result<Arc<Credentials>, Denial> {
+        self.clock.check()?;
         self.credentials.borrow().clone().ok_or_else(not_ready)
     }
 
@@ -134,6 +135,14 @@ impl Context {
     pub fn task_lost(&self, name: &str) {
         tracing::error!(task = name, "a task panicked; this proxy is not ready until it is restarted");
         self.readiness.miss(Need::Tasks, format!("{name} panicked; restart the proxy"));
+    }
+
+    /// Whether the time can be believed: without it nobody is judged.
+    pub(crate) fn check_clock(&self) {
+        match self.clock.check() {
+            Ok(()) => self.readiness.have(Need::Clock),
+            Err(denial) => self.readiness.miss(Need::Clock, denial.to_string()),
+        }
     }
 
     /// Whether peers that have the same view as we could verify our own evidence.

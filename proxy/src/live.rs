@@ -133,11 +133,12 @@ impl Live {
         (hops.len(), cut)
     }
 
-    /// Looks again at hops whose time is up, and at what is due in their sessions.
+    /// Looks again at hops whose time is up, at all while nobody knows the time, and
+    /// at what is due in their sessions.
     pub fn expire(&self, ctx: &Context) {
-        let now = ctx.clock.seconds();
+        let (now, behind) = (ctx.clock.seconds(), ctx.clock.check().is_err());
         for hop in self.hops() {
-            if now > hop.until() && hop.cut.cause().is_none() {
+            if (behind || now > hop.until()) && hop.cut.cause().is_none() {
                 // A denial has cut the hop and said so.
                 let _ = hop.current(ctx);
             }

@@ -1,8 +1,8 @@
 //! Whether traffic may be sent here, and what is missing if not.
 //!
 //! Ready means: sockets bound, own evidence obtained, own certificate valid,
-//! first snapshot applied, collateral for our own TEE at hand, no task lost,
-//! not draining. It does not mean that any destination is healthy.
+//! first snapshot applied, collateral for our own TEE at hand, a clock that is
+//! not behind, no task lost, not draining. It does not mean that any destination is healthy.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,6 +15,8 @@ use crate::drain::Drain;
 pub enum Need {
     /// Every task runs.
     Tasks,
+    /// A clock that is not behind what was signed.
+    Clock,
     /// The listening sockets.
     Sockets,
     /// Evidence of this machine.
@@ -33,6 +35,7 @@ impl Need {
     const fn name(self) -> &'static str {
         match self {
             Self::Tasks => "tasks",
+            Self::Clock => "clock",
             Self::Sockets => "sockets",
             Self::Evidence => "evidence",
             Self::Identity => "identity",

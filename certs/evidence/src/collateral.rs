@@ -457,6 +457,12 @@ fn each_root<'s, T>(
 }
 
 impl Marks {
+    /// The newest time at which a vendor signed something that was in use; 0 when nothing was.
+    #[must_use]
+    pub fn newest_issue(&self) -> u64 {
+        self.newest.values().map(|mark| mark.issued).max().unwrap_or_default()
+    }
+
     /// Refuses what is older than the mark, and moves the mark up. An issue
     /// from the future of `now` does not move it: a clock that was wrong once
     /// must not refuse collateral for ever.

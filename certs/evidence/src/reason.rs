@@ -217,6 +217,8 @@ reasons! {
     Draining, "draining", "DRAINING", 503, INTERNAL_ERROR, Ourselves, true, "try again: another instance takes over";
     /// We do not have what we need to decide yet.
     NotReady, "not-ready", "NOT_READY", 503, INTERNAL_ERROR, Ourselves, true, "see /healthz/ready for what is missing";
+    /// The clock is behind a time at which something was signed.
+    ClockBehind, "clock-behind", "NOT_READY", 503, INTERNAL_ERROR, Ourselves, true, "set this machine's clock, and find out who set it back; if it is right, something was signed in the future: see docs/operators.md";
     /// A defect of ours.
     Internal, "internal", "INTERNAL", 500, INTERNAL_ERROR, Ourselves, false, "please report this with the log around it";
 }

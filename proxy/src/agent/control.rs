@@ -151,6 +151,8 @@ impl Control {
 
     /// Connects as `identity`. Every step is bounded in time.
     pub(crate) async fn connect(&self, identity: &Identity, ctx: &Context) -> Result<Connected, Denial> {
+        // By a clock that is behind, nobody proves anything.
+        ctx.clock.check()?;
         let limit = ctx.limits.connect_timeout;
         let (socket, _) = crate::pool::connect(&self.reference.address, ctx).await?;
         let profile = Profile {

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use super::control::{Connected, Control};
+use super::store::Store;
 use super::{TICK, jitter};
 use crate::context::{Context, Credentials};
 use crate::observe::appraisal::Timed;
@@ -35,6 +36,7 @@ pub(crate) struct IdentityAgent {
     pub ctx: Arc<Context>,
     pub control: Arc<Control>,
     pub bundle: watch::Receiver<Arc<Bundle>>,
+    pub store: Store,
     pub workload: String,
 }
 
@@ -58,7 +60,7 @@ impl IdentityAgent {
                             credentials.identity.not_after,
                             jitter(),
                         );
-                        self.install(credentials);
+                        self.install(credentials).await;
                     }
                     Err(denial) => {
                         rotation.failed(now, jitter());
@@ -89,8 +91,10 @@ impl IdentityAgent {
         }
     }
 
-    fn install(&self, credentials: Credentials) {
-        let identity = &credentials.identity;
+    async fn install(&self, credentials: Credentials) {
+        let identity = Arc::clone(&credentials.identity);
+        // It was valid by our clock when it came.
+        self.ctx.clock.floor().raise(identity.not_before);
         tracing::info!(id = %credentials.me, not_after = identity.not_after, emulated = self.ctx.quoter.platform().emulated, "certificate in use");
         self.ctx.metrics.identity_expiration.set(i64::try_from(identity.not_after).unwrap_or(i64::MAX));
         self.ctx.metrics.identity_refresh.set(i64::try_from(self.ctx.clock.seconds()).unwrap_or(i64::MAX));
@@ -98,6 +102,17 @@ impl IdentityAgent {
         self.ctx.present(&Arc::new(credentials));
         self.ctx.readiness.have(Need::Identity);
         self.ctx.check_own_evidence();
+        self.remember(identity.not_before).await;
+    }
+
+    /// So that a restart does not forget what time it is not.
+    async fn remember(&self, signed: u64) {
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || store.keep_signed(signed)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the time of the certificate could not be stored"),
+            Err(_) => self.ctx.task_lost("store"),
+        }
     }
 
     fn report(&self, denial: &Denial, alarm: bool) {

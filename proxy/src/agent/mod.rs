@@ -48,6 +48,9 @@ impl Agent {
             source,
         })?;
         let marks = store.marks();
+        ctx.clock.floor().raise(marks.newest_issue());
+        ctx.clock.floor().raise(store.signed());
+        ctx.check_clock();
         let (bundle, watched) = watch::channel(Arc::new(bootstrap.bundle.clone()));
         let control =
             Arc::new(Control::new(bootstrap.control_plane.clone(), &bootstrap.bundle, &marks, &store, ctx)?);
@@ -56,12 +59,19 @@ impl Agent {
         ctx.readiness.miss(Need::Identity, format!("{waits} to issue a certificate"));
         ctx.readiness.miss(Need::Snapshot, waits);
         let names = (bootstrap.name.clone(), bootstrap.workload.clone());
-        let subscription =
-            SubscriptionAgent::new(Arc::clone(ctx), Arc::clone(&control), store, bundle, marks, names);
+        let subscription = SubscriptionAgent::new(
+            Arc::clone(ctx),
+            Arc::clone(&control),
+            store.clone(),
+            bundle,
+            marks,
+            names,
+        );
         let identity = IdentityAgent {
             ctx: Arc::clone(ctx),
             control,
             bundle: watched,
+            store,
             workload: bootstrap.workload.clone(),
         };
         Ok(Self { identity, subscription })

@@ -1,5 +1,6 @@
-//! What survives a restart: the last good snapshot, and how new collateral has
-//! already been. Both are verified again when they are read.
+//! What survives a restart: the last good snapshot, how new collateral has
+//! already been, and when our last certificate was signed. The snapshot is
+//! verified again when it is read.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -15,6 +16,7 @@ use countersign_wire::{MAX_SNAPSHOT, Snapshot, Unverified};
 
 const SNAPSHOT: &str = "snapshot";
 const MARKS: &str = "marks.json";
+const CLOCK: &str = "clock";
 const COLLATERAL: &str = "collateral";
 const LOCK: &str = "lock";
 /// Above every genuine file, so that a damaged disk cannot fill the memory.
@@ -50,6 +52,21 @@ impl Store {
             tracing::error!(%error, "the stored collateral marks are damaged; starting anew");
             Marks::default()
         })
+    }
+
+    /// The second at which the last of our certificates was signed; 0 when there was none.
+    pub(crate) fn signed(&self) -> u64 {
+        let Some(bytes) = self.read(CLOCK) else { return 0 };
+        let second = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+        second.unwrap_or_else(|| {
+            tracing::error!("the stored time is damaged; collateral alone says what time it is not");
+            0
+        })
+    }
+
+    /// Keeps it.
+    pub(crate) fn keep_signed(&self, second: u64) -> io::Result<()> {
+        self.write(CLOCK, format!("{second}\n").as_bytes())
     }
 
     /// The collateral by which the control plane was verified last.
@@ -174,6 +191,9 @@ mod tests {
         store.keep(&snapshot, &marks).unwrap();
         assert_eq!(store.snapshot(&bundle), Some(snapshot));
         assert_eq!(store.marks(), marks);
+        assert_eq!(store.signed(), 0);
+        store.keep_signed(1_800_000_000).unwrap();
+        assert_eq!(store.signed(), 1_800_000_000);
         let mode = fs::metadata(dir.path().join("state/snapshot")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -282,6 +282,7 @@ impl SubscriptionAgent {
         self.trust(&converted.inputs.bundles);
         let previous = self.ctx.view.load_full();
         let built = View::build_after(&previous, converted.inputs, &mut self.marks, self.ctx.clock.now());
+        self.ctx.clock.floor().raise(self.marks.newest_issue());
         self.ctx.install(&Arc::new(built.view));
         rejected.extend(
             built.rejected.into_iter().map(|(key, reason)| (EntryName::Resource(key).to_string(), reason)),

@@ -163,6 +163,7 @@ impl Hop {
         chain: &[CertificateDer<'_>],
         ctx: &Context,
     ) -> Result<Arc<Admission>, Denial> {
+        ctx.clock.check()?;
         self.judge.judge(chain, self.role, ctx.clock.now())
     }
 
@@ -178,7 +179,8 @@ impl Hop {
         let generation = ctx.view.load().generation;
         let admission = self.admission();
         let proved = self.proof().is_none_or(|proof| proof.generation == generation);
-        if admission.generation == generation && proved && ctx.clock.seconds() <= self.until() {
+        let in_time = ctx.clock.seconds() <= self.until() && ctx.clock.check().is_ok();
+        if admission.generation == generation && proved && in_time {
             return Ok(admission);
         }
         self.rejudge(ctx)?;

@@ -42,7 +42,11 @@ impl Hop {
             challenged,
         };
         let view = ctx.view.load();
-        match view.judge_session(&self.me, &self.admission(), &evidence, ctx.clock.now()) {
+        let judged = ctx
+            .clock
+            .check()
+            .and_then(|()| view.judge_session(&self.me, &self.admission(), &evidence, ctx.clock.now()));
+        match judged {
             Ok(proof) => {
                 let (until, registers) = (proof.valid_until, proof.registers.as_ref());
                 let event_log = registers.map(RegisterState::next);

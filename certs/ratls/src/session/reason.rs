@@ -188,6 +188,7 @@ const fn row(reason: Reason) -> (WireReason, Ending) {
         Reason::ChannelClosed | Reason::PeerRefused => (WireReason::Unavailable, Cut),
         Reason::Overloaded
         | Reason::NotReady
+        | Reason::ClockBehind
         | Reason::Internal
         | Reason::Draining
         | Reason::ConnectFailed
