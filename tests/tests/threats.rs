@@ -106,3 +106,41 @@ fn every_attack_of_the_list_has_its_place() {
         assert!(named('.') || named(','), "A{number}");
     }
 }
+
+/// tests/mutations.txt: each text that is to be changed is in its file, once; and
+/// each test exists.
+#[test]
+fn every_mutation_still_finds_its_defence() {
+    let table = std::fs::read_to_string(root().join("tests/mutations.txt")).unwrap();
+    let (mut name, mut file, mut mutations, mut wrong) = ("", String::new(), 0, Vec::new());
+    for line in table.lines() {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match word {
+            "" | "#" => {}
+            "file" => file = std::fs::read_to_string(root().join(rest)).unwrap(),
+            "-" => match file.matches(rest).count() {
+                1 => {}
+                count => wrong.push(format!("{name}: {count} times: {rest}")),
+            },
+            "+" => {}
+            "test" | "slow" => {
+                let [package, target, test] = rest.split(' ').collect::<Vec<_>>().try_into().unwrap();
+                let directory = CRATES.iter().find(|(name, _)| package.ends_with(name)).unwrap().1;
+                let mut found = Vec::new();
+                let part = if target == "lib" { "src" } else { "tests" };
+                sources(&root().join(directory).join(part), &mut found);
+                let function = test.rsplit("::").next().unwrap();
+                if !found.iter().any(|(_, text)| has_test(text, function)) {
+                    wrong.push(format!("{name}: there is no test {package} {target} {test}"));
+                }
+            }
+            head => {
+                name = head;
+                mutations += 1;
+                assert!(head.starts_with('[') && head.ends_with(']'), "{line}");
+            }
+        }
+    }
+    assert!(mutations > 25, "{mutations} mutations");
+    assert!(wrong.is_empty(), "tests/mutations.txt does not fit the sources:\n{}", wrong.join("\n"));
+}
