@@ -74,6 +74,13 @@ impl<'a> Sidecar<'a> {
         Self { mesh, name, attester, clock, measurement: MEASUREMENT, collateral, bootstrap }
     }
 
+    /// Beside one of the same name that runs: with a state directory of its own.
+    #[must_use]
+    pub fn beside(mut self) -> Self {
+        self.bootstrap.state_dir.set_file_name(format!("{}-beside", self.name));
+        self
+    }
+
     /// On another machine than a default TDX guest.
     #[must_use]
     pub fn on(self, platform: &Platform) -> Self {

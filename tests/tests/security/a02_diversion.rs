@@ -27,7 +27,7 @@ async fn traffic_that_is_diverted_to_another_workload_does_not_arrive() {
     let pair = Pair::start().await;
     let target = Workload::start().await;
     let audit = pair.mesh.sidecar("audit").serving(&[target.port]).ready().await;
-    let web = pair.mesh.sidecar("web").calling("ledger", audit.inbound(), target.port).ready().await;
+    let web = pair.mesh.sidecar("web").beside().calling("ledger", audit.inbound(), target.port).ready().await;
     refused(&web).await;
     assert_eq!(web.denials(Reason::IdentityMismatch), 1.0, "{}", web.metrics());
     assert_eq!(audit.count("istio_tcp_connections_opened_total", &[]), 0.0);

@@ -47,7 +47,7 @@ async fn nobody_negotiates_below_the_level_of_the_policy() {
     // The same towards a caller, by somebody who has the real key of the server.
     let ledger = stolen(&pair.ledger).await;
     let mut impostor = Impostor::start(&ledger, &pair.mesh.clock, ALPN_H2).await;
-    let caller = pair.mesh.sidecar("web").calling("ledger", impostor.address, pair.workload.port);
+    let caller = pair.mesh.sidecar("web").beside().calling("ledger", impostor.address, pair.workload.port);
     let caller = caller.ready().await;
     refused(&caller).await;
     assert!(impostor.visitor().await.is_err(), "a handshake over h2");

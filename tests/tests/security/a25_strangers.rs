@@ -45,7 +45,7 @@ async fn a_server_that_is_not_the_one_asked_for_sees_no_certificate_of_a_client(
         let (socket, _) = listener.accept().await.unwrap();
         acceptor.accept(socket).await.is_err()
     });
-    let web = pair.mesh.sidecar("web").calling("ledger", address, pair.workload.port).ready().await;
+    let web = pair.mesh.sidecar("web").beside().calling("ledger", address, pair.workload.port).ready().await;
     refused(&web).await;
     assert!(within("the end of a visit", visit).await.unwrap(), "a handshake");
     assert_eq!(seen.0.load(Ordering::SeqCst), 0);

@@ -51,7 +51,8 @@ async fn who_is_admitted_may_still_not_call_whom_it_wants() {
     let web = pair.mesh.plane().enrol(&*platform, "web").await.unwrap();
     let admin = pair.ledger.addresses.admin.port();
     let client = Raw::new(Offer::proving(&web, &platform), &pair.mesh.clock);
-    assert_eq!(client.connect(pair.ledger.inbound(), admin).await.1, denied);
+    let not_offered = Answer::Connect(StatusCode::FORBIDDEN, Reason::PortNotOffered.code().to_owned());
+    assert_eq!(client.connect(pair.ledger.inbound(), admin).await.1, not_offered);
     pair.nothing_reached_the_workload().await;
     pair.end().await;
 }
