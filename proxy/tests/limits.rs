@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use http::Method;
 use support::raw::Raw;
-use support::{LEDGER, Pair, WEB, World, assert_refused};
+use support::{LEDGER, Pair, WEB, World, assert_refused, within};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tracing_subscriber::fmt::MakeWriter;
@@ -53,6 +53,25 @@ async fn a_handshake_that_takes_too_long_is_given_up() {
     // An end or a reset; without the limit there is none.
     let _ = silent.read(&mut [0; 1]).await;
     assert!(pair.ledger.ctx.live.is_empty());
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn hops_beyond_the_limit_are_refused_on_the_side_of_the_called() {
+    let pair = Pair::at("L1", World::new(), |b| b.limits.hops = 1).await;
+    let mut first = Raw::connect(&pair).await;
+    // A client is done before the server has judged it, and another client can be
+    // judged before it: who is answered has the one place.
+    first.ask(Method::CONNECT, "ledger:1").await;
+    let (mut hop, connection) = Raw::unserved(&pair).await;
+    // The connection ends before it has answered anything.
+    let uri = format!("ledger:{}", pair.port);
+    let (ended, answer) =
+        within("a refusal", async { tokio::join!(connection, hop.try_ask(Method::CONNECT, &uri)) }).await;
+    assert!(ended.is_err() || answer.is_none());
+    assert!(refused(&pair.ledger.metrics(), "inbound"), "{}", pair.ledger.metrics());
+    assert_eq!(pair.ledger.ctx.live.len(), 1);
+    drop(first);
     pair.end().await;
 }
 
