@@ -26,6 +26,9 @@ pub struct Policy {
     pub workloads: Vec<&'static str>,
     /// Who may call whom.
     pub calls: Vec<(&'static str, &'static str)>,
+    /// Events that guests may measure while they run, by type and content;
+    /// `None`: nobody looks.
+    pub events: Option<Vec<(&'static str, &'static str)>>,
     /// Seconds.
     pub svid_lifetime: u64,
 }
@@ -38,6 +41,7 @@ impl Default for Policy {
             emulated: true,
             workloads: vec!["web", "ledger", "audit"],
             calls: vec![("web", "ledger")],
+            events: None,
             svid_lifetime: 3600,
         }
     }
@@ -55,6 +59,10 @@ impl Policy {
         };
         let (intel, amd) =
             (roots(vendor.intel_root().to_string()), roots(vendor.amd_root().unwrap().to_string()));
+        let events = match self.events {
+            Some(_) => ", runtimeEvents: { fromReferenceValues: images }",
+            None => "",
+        };
         let mut text = format!(
             "{}spec: {{ svid: {{ lifetime: {}s }} }}\n",
             head("TrustDomain", DOMAIN, false),
@@ -62,7 +70,7 @@ impl Policy {
         );
         let _ = write!(
             text,
-            "---\n{}---\n{}spec:\n  anyOf:\n    - tdx: {{ {intel}measurements: {{ fromReferenceValues: images }} }}\n    \
+            "---\n{}---\n{}spec:\n  anyOf:\n    - tdx: {{ {intel}measurements: {{ fromReferenceValues: images }}{events} }}\n    \
              - sevSnp: {{ {amd}measurements: {{ fromReferenceValues: images }} }}\n",
             self.reference_values(),
             head("AttestationPolicy", "peers", true),
@@ -104,6 +112,10 @@ impl Policy {
         };
         list("tdx", "mrTd", &self.tdx);
         list("sevSnp", "measurement", &self.snp);
+        for (n, (kind, content)) in self.events.iter().flatten().enumerate() {
+            let first = if n == 0 { "  runtimeEvents:\n" } else { "" };
+            let _ = writeln!(text, "{first}    - {{ name: {content}, type: {kind}, content: {content} }}");
+        }
         text
     }
 }

@@ -410,6 +410,16 @@ impl Claims {
         claims
     }
 
+    /// What was measured at runtime, if a log showed it.
+    #[must_use]
+    pub fn runtime_events(&self) -> Option<&[Event]> {
+        let Body::Tdx(body) = &self.body else { return None };
+        match &body.runtime_events {
+            RuntimeEvents::Replayed(events) => Some(events),
+            RuntimeEvents::NotShown | RuntimeEvents::ToFollow => None,
+        }
+    }
+
     /// Whether the evidence itself says that debugging is possible.
     #[must_use]
     pub fn debug(&self) -> bool {

@@ -1,7 +1,9 @@
 //! Who proved what, and when it must prove it again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use countersign_evidence::RegisterState;
 use countersign_ratls::session::{Direction, Moment};
 use serde_json::{Value, json};
 
@@ -16,6 +18,12 @@ pub(super) fn all(ctx: &Context) -> Value {
     let view = ctx.view.load();
     let own = ctx.evidence.load_full().map(|evidence| {
         let claims = view.verify(evidence.media_type, &evidence.value, ctx.clock.now());
+        let claims = claims.and_then(|claims| match evidence.event_log_from(0) {
+            Some((kind, log)) => {
+                Ok(claims.with_event_log(kind, &log, &RegisterState::default()).map(|(c, _)| Arc::new(c))?)
+            }
+            None => Ok(claims),
+        });
         let (claims, denial) = match claims {
             Ok(claims) => (Some(claims), None),
             Err(denial) => (None, Some(denial)),
@@ -86,6 +94,7 @@ fn session(hop: &Hop, session: &Session, now: Moment) -> Value {
         "renewals": { "own": state.own_serial, "peer": state.peer_serial },
         "tee": proof.as_ref().map(|p| p.claims.tee),
         "platform": proof.as_ref().and_then(|p| p.claims.platform()).map(|p| p.to_string()),
+        "runtimeEvents": proof.as_ref().and_then(|p| p.claims.runtime_events()),
         "policies": proof.as_ref().map(|p| p.verdicts.iter().map(|v| v.policy.to_string()).collect::<Vec<_>>()),
         "policyId": hex::encode(session.demands().policy_id),
         "draining": session.draining().map(|draining| json!({
