@@ -226,6 +226,12 @@ impl Hop {
             return Ok(());
         }
         ctx.metrics.denied(&denial, self.role);
+        // The policy that denies says what follows, and not the one before it.
+        if let Some(demands) = self.demanded(ctx)
+            && demands.level.is_session_bound() == session.demands().level.is_session_bound()
+        {
+            self.demand(session, demands, ctx);
+        }
         let mut inner = session.lock();
         (inner.cause, inner.counted) = (Some(cause), true);
         inner.endpoint.reviewed(Err(denial), ctx.clock.moment());

@@ -15,11 +15,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use countersign_attester::emulated::{CollateralSpec, TdxSpec};
 use countersign_config::bootstrap::ProxyBootstrap;
+use countersign_proxy::context::Credentials;
 use countersign_wire::server::Heard;
 use countersign_wire::snapshot::{Entries, Entry};
 use countersign_wire::{EntryName, Snapshot};
+use support::device::Device;
+use support::lines::Lines;
 use support::plane::{Plane, Seen, Send, forged};
-use support::{Policy, Proxy, WEB, World, http};
+use support::{Policy, Proxy, WEB, World, eventually, http, within};
 
 fn entries(world: &World) -> Entries {
     let mut entries = Entries::new();
@@ -216,5 +219,49 @@ async fn a_control_plane_with_other_measurements_gets_nothing_from_us() {
         report = proxy.ctx.readiness.report();
     }
     assert!(report.contains("identity: waiting for the control plane at 127.0.0.1"), "{report}");
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn an_attester_that_fails_keeps_the_certificate_and_is_told_of_early() {
+    let (lines, _captured) = Lines::capture();
+    let world = World::new();
+    let (mut plane, device) = (Plane::start(&world, TdxSpec::default()).await, Device::new(&world));
+    plane.send.send_replace(Some(snapshot(&world, 1, entries(&world))));
+    let proxy = Proxy::run(world.bind_on(&bootstrap(&world, &plane, 0xd0), Arc::clone(&device) as _));
+    while plane.heard().await.0 != Heard::Acked(1) {}
+    let first = proxy.ctx.credentials().unwrap();
+    let failures = || {
+        let (name, metrics) = ("mesh_identity_cert_refreshes_total{outcome=\"failure\"} ", proxy.metrics());
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    assert_eq!(failures(), 0);
+    device.is_broken(true);
+    // Past half of its life and the jitter around it: 20 minutes are left.
+    world.advance(2400);
+    eventually("an attempt that fails", || failures() > 0).await;
+    assert!(!lines.with("certificate not renewed yet").is_empty());
+    assert!(lines.with("certificate not renewed for a long time").is_empty());
+    let (status, report) = http(proxy.addresses.readiness, "GET /healthz/ready").await;
+    assert_eq!(status, 503);
+    assert!(report.contains("evidence: ") && report.contains("on fire"), "{report}");
+    assert!(!report.contains("identity: "), "it has one: {report}");
+    let expires = format!("mesh_identity_cert_expiration_timestamp_seconds {}\n", support::NOW + 3600);
+    assert!(proxy.metrics().contains(&expires), "{}", proxy.metrics());
+
+    // Less than a quarter of its life is left: somebody should look.
+    world.advance(360);
+    eventually("the alarm", || !lines.with("certificate not renewed for a long time").is_empty()).await;
+    let alarm = lines.with("certificate not renewed for a long time").remove(0);
+    assert!(alarm.contains("ERROR") && alarm.contains("on fire"), "{alarm}");
+    let now = proxy.ctx.credentials().unwrap();
+    assert!(Arc::ptr_eq(&first, &now), "the one that holds is in use");
+
+    device.is_broken(false);
+    world.advance(60);
+    let mut changes = proxy.ctx.credentials.subscribe();
+    let renewed = |now: &Option<Arc<Credentials>>| now.as_ref().is_some_and(|now| !Arc::ptr_eq(now, &first));
+    within("another certificate", changes.wait_for(renewed)).await.unwrap();
+    eventually("readiness", || proxy.ctx.readiness.is_ready()).await;
     proxy.end().await;
 }

@@ -10,16 +10,14 @@
 
 mod support;
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Method;
+use support::lines::Lines;
 use support::raw::Raw;
 use support::{LEDGER, Pair, WEB, World, assert_refused, within};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tracing_subscriber::fmt::MakeWriter;
 
 fn refused(metrics: &str, direction: &str) -> bool {
     let line =
@@ -122,40 +120,9 @@ async fn a_hop_that_nobody_uses_is_let_go_and_one_in_use_is_not() {
     pair.end().await;
 }
 
-/// Everything that is logged on this thread.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Lines {
-    type Writer = Self;
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
-impl Lines {
-    fn with(&self, what: &str) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().filter(|line| line.contains(what)).map(str::to_owned).collect()
-    }
-}
-
 #[tokio::test]
 async fn an_admitted_peer_cannot_fill_the_log_with_refusals() {
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(lines.clone()).finish();
-    let _captured = tracing::subscriber::set_default(subscriber);
+    let (lines, _captured) = Lines::capture();
     let pair = Pair::at("L1", World::new(), |_| {}).await;
     let mut hop = Raw::connect(&pair).await;
     for _ in 0..100 {

@@ -15,60 +15,31 @@ use std::sync::Arc;
 use bytes::Bytes;
 use countersign_attester::emulated::TdxSpec;
 use countersign_evidence::Reason;
-use countersign_proxy::live::{Cause, Hop};
+use countersign_proxy::live::Cause;
 use countersign_ratls::session::frame::Kind;
 use countersign_ratls::session::{Level, WireReason};
-use http::{Response, StatusCode};
+use http::Response;
 use support::called::Called;
+use support::caller::Caller;
 use support::peer::{Peer, Requests, Who, attest, connect};
 use support::{LEDGER, Pair, Policy, WEB, assert_reset, eventually, within};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
-/// A peer that calls the ledger's proxy, and what the ledger's workload has of it.
-struct Caller {
-    peer: Peer,
-    _send: h2::SendStream<Bytes>,
-    recv: h2::RecvStream,
-    workload: TcpStream,
-    hop: Arc<Hop>,
-    request: h2::client::SendRequest<Bytes>,
-}
+use tokio::io::AsyncReadExt;
 
 async fn call(pair: &Pair, level: Level) -> Peer {
     Peer::call(&pair.world, Who::new(&pair.world, WEB, level), LEDGER, pair.ledger.inbound()).await
 }
 
-async fn caller(pair: &Pair, level: Level) -> Caller {
-    let (peer, mut request) = call(pair, level).await.calling().await;
-    let hop = pair.ledger.ctx.live.hops().pop().unwrap();
-    let (response, send) = request.send_request(connect(pair.port), false).unwrap();
-    let (mut workload, _) = within("a call of the workload", pair.workload.accept()).await.unwrap();
-    let response = within("an answer", response).await.unwrap();
-    assert_eq!(response.status(), StatusCode::OK);
-    let mut recv = response.into_body();
-    workload.write_all(b"hello").await.unwrap();
-    assert_eq!(within("bytes", recv.data()).await.unwrap().unwrap(), "hello");
-    Caller { peer, _send: send, recv, workload, hop, request }
-}
-
-/// Ends of both: the workload's socket by a reset, the stream not in order.
-async fn assert_ended(mut workload: TcpStream, mut recv: h2::RecvStream) {
-    within("the end of the workload's socket", assert_reset(&mut workload)).await;
-    let end = within("the end of the stream", recv.data()).await;
-    assert!(end.is_some_and(|data| data.is_err()), "an orderly end, or bytes");
-}
-
 #[tokio::test]
 async fn a_caller_that_is_cut_for_a_new_policy_is_told_why() {
     let pair = Pair::new().await;
-    let Caller { mut peer, recv, workload, hop, .. } = caller(&pair, Level::L2).await;
+    let mut caller = Caller::new(&pair, Level::L2).await;
+    let hop = Arc::clone(&caller.hop);
     pair.ledger.ctx.install(&pair.world.view(2, &Policy { mr_td: 0xaa, ..pair.policy() }));
     let Some(Cause::Verdict(denial)) = hop.cut.cause() else { panic!("{:?}", hop.cut.cause()) };
     assert_eq!(denial.reason, Reason::MeasurementMismatch);
-    peer.hear_out().await;
-    assert_eq!(peer.told(), Some(WireReason::Measurement));
-    assert_ended(workload, recv).await;
+    caller.peer.hear_out().await;
+    assert_eq!(caller.peer.told(), Some(WireReason::Measurement));
+    caller.assert_ended().await;
     eventually("the end of the hop", || pair.ledger.ctx.live.is_empty()).await;
     pair.end().await;
 }
@@ -110,18 +81,21 @@ async fn a_proxy_that_is_cut_knows_the_reason_of_its_peer() {
 #[tokio::test]
 async fn evidence_of_another_machine_ends_the_hop_with_a_result_that_says_so() {
     let pair = Pair::new().await;
-    let Caller { mut peer, recv, workload, hop, .. } = caller(&pair, Level::L1).await;
-    peer.move_to(pair.world.platform(TdxSpec { mr_td: [0xaa; 48], ..TdxSpec::default() }));
+    let mut caller = Caller::new(&pair, Level::L1).await;
+    let hop = Arc::clone(&caller.hop);
+    caller.peer.move_to(pair.world.platform(TdxSpec { mr_td: [0xaa; 48], ..TdxSpec::default() }));
     // The next challenge is due by then, whatever the jitter says.
     pair.world.advance(360);
-    peer.hear_out().await;
-    assert_eq!((peer.kinds().last(), peer.told()), (Some(&Kind::Result), Some(WireReason::Identity)));
+    caller.peer.hear_out().await;
+    assert_eq!(
+        (caller.peer.kinds().last(), caller.peer.told()),
+        (Some(&Kind::Result), Some(WireReason::Identity))
+    );
     let Some(Cause::Session(denial, WireReason::Identity)) = hop.cut.cause() else {
         panic!("{:?}", hop.cut.cause())
     };
     assert_eq!(denial.reason, Reason::OtherTee);
-    assert_ended(workload, recv).await;
-    // Its key is not looked at again for a while.
+    caller.assert_ended().await;
     eventually("the end of the hop", || pair.ledger.ctx.live.is_empty()).await;
     pair.end().await;
 }
@@ -129,15 +103,16 @@ async fn evidence_of_another_machine_ends_the_hop_with_a_result_that_says_so() {
 #[tokio::test]
 async fn a_second_stream_for_the_rounds_ends_the_hop() {
     let pair = Pair::new().await;
-    let Caller { mut peer, recv, workload, hop, mut request, .. } = caller(&pair, Level::L2).await;
-    let (_response, _send) = request.send_request(attest(), false).unwrap();
-    peer.hear_out().await;
-    assert_eq!(peer.told(), Some(WireReason::Format));
+    let mut caller = Caller::new(&pair, Level::L2).await;
+    let hop = Arc::clone(&caller.hop);
+    let (_response, _send) = caller.request.send_request(attest(), false).unwrap();
+    caller.peer.hear_out().await;
+    assert_eq!(caller.peer.told(), Some(WireReason::Format));
     let Some(Cause::Session(denial, WireReason::Format)) = hop.cut.cause() else {
         panic!("{:?}", hop.cut.cause())
     };
     assert_eq!(denial.reason, Reason::BadRequest);
-    assert_ended(workload, recv).await;
+    caller.assert_ended().await;
     pair.end().await;
 }
 
@@ -160,6 +135,8 @@ async fn a_hop_without_a_stream_for_the_rounds_is_cut_after_two_seconds() {
     let pair = Pair::new().await;
     let _request = call(&pair, Level::L2).await.without_rounds().await;
     let hop = pair.ledger.ctx.live.hops().remove(0);
+    let open = "mesh_hops{direction=\"inbound\"} 1\n";
+    eventually("the gate of the proxy", || pair.ledger.metrics().contains(open)).await;
     pair.world.advance(1);
     assert!(hop.cut.cause().is_none());
     pair.world.advance(1);
@@ -193,9 +170,10 @@ async fn a_hop_without_a_stream_for_the_rounds_is_cut_after_two_seconds() {
 async fn a_peer_that_ends_the_stream_of_the_rounds_ends_the_hop() {
     let pair = Pair::new().await;
     for reset in [false, true] {
-        let Caller { mut peer, recv, workload, hop, .. } = caller(&pair, Level::L2).await;
-        peer.close(reset);
-        assert_ended(workload, recv).await;
+        let mut caller = Caller::new(&pair, Level::L2).await;
+        let hop = Arc::clone(&caller.hop);
+        caller.peer.close(reset);
+        caller.assert_ended().await;
         eventually("the end of the hop", || pair.ledger.ctx.live.is_empty()).await;
         assert_eq!(hop.cut.cause().unwrap().denial().reason, Reason::ChannelClosed);
     }

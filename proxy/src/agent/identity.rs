@@ -118,12 +118,13 @@ impl IdentityAgent {
     fn report(&self, denial: &Denial, alarm: bool) {
         self.ctx.metrics.refreshed(false);
         let address = self.control.address();
+        let current = self.ctx.credentials.borrow().is_some();
         if alarm {
             tracing::error!(address, reason = %denial.reason, %denial, "certificate not renewed for a long time");
         } else {
-            tracing::warn!(address, reason = %denial.reason, %denial, "no certificate yet");
+            let what = if current { "certificate not renewed yet" } else { "no certificate yet" };
+            tracing::warn!(address, reason = %denial.reason, %denial, "{what}");
         }
-        let current = self.ctx.credentials.borrow().is_some();
         if !current {
             let why = format!(
                 "waiting for the control plane at {address} to issue a certificate; last attempt: {denial}"

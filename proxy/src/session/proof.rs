@@ -7,7 +7,7 @@ use countersign_evidence::policy::Level;
 use countersign_evidence::{Denial, Finding, Reason, RegisterState, UnixTime};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::Admission;
-use countersign_ratls::session::{Acceptance, Received};
+use countersign_ratls::session::{Acceptance, Demands, Received};
 use rustls_pki_types::CertificateDer;
 
 use super::{Session, terms};
@@ -82,6 +82,13 @@ impl Hop {
             Err(denial) => ctx.metrics.denied(denial, self.role),
         }
         judged
+    }
+
+    /// What our policies demand of the peer now, if there are any.
+    pub(super) fn demanded(&self, ctx: &Context) -> Option<Arc<Demands>> {
+        let admission = self.admission();
+        let demands = ctx.view.load().demands(&self.me, admission.presented.id.as_ref()?).ok()?;
+        Some(terms::demands(&demands, ctx))
     }
 
     /// Whether this connection still gives what the current view demands of it,

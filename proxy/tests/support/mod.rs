@@ -4,6 +4,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 pub mod called;
+pub mod caller;
+pub mod device;
+pub mod lines;
 pub mod peer;
 pub mod plane;
 pub mod raw;
@@ -124,9 +127,14 @@ impl World {
 
     /// The same, with `more` in the policy that both have for their peers.
     pub fn resources_with(&self, policy: &Policy, more: &str) -> Vec<Arc<Resource>> {
+        resources(&self.text(policy, more))
+    }
+
+    /// The documents of the mesh.
+    pub fn text(&self, policy: &Policy, more: &str) -> String {
         let Policy { mr_td, ports, level } = policy;
         let (root, mr_td) = (self.vendor.intel_root(), hex::encode([*mr_td; 48]));
-        let text = format!(
+        format!(
             r#"
 apiVersion: countersign.dev/v1alpha1
 kind: TrustDomain
@@ -168,9 +176,7 @@ spec:
     - from: [{{ principals: ["{WEB}"] }}]
       to: [{{ ports: {ports:?} }}]
 "#
-        );
-        let parsed = countersign_config::parse("mesh.yaml", &text);
-        parsed.unwrap_or_else(|p| panic!("{p:#?}")).into_iter().map(Arc::new).collect()
+        )
     }
 
     pub fn view(&self, generation: u64, policy: &Policy) -> Arc<View> {
@@ -229,12 +235,28 @@ spec:
     }
 
     pub fn bind(&self, bootstrap: &ProxyBootstrap) -> Bound {
-        build(bootstrap, self.clock(), self.source(), None).unwrap()
+        self.bind_on(bootstrap, self.source())
+    }
+
+    /// With any quoting device.
+    pub fn bind_on(&self, bootstrap: &ProxyBootstrap, source: Arc<dyn Source>) -> Bound {
+        build(bootstrap, self.clock(), source, None).unwrap()
     }
 
     /// A running proxy that has `identity` and decides by `view`.
     pub fn start(&self, bootstrap: &ProxyBootstrap, identity: Identity, view: &Arc<View>) -> Proxy {
-        let bound = self.bind(bootstrap);
+        self.start_on(bootstrap, identity, view, self.source())
+    }
+
+    /// The same with any quoting device.
+    pub fn start_on(
+        &self,
+        bootstrap: &ProxyBootstrap,
+        identity: Identity,
+        view: &Arc<View>,
+        source: Arc<dyn Source>,
+    ) -> Proxy {
+        let bound = self.bind_on(bootstrap, source);
         let ctx = bound.context();
         ctx.install(view);
         let me = identity.id.clone().unwrap();
@@ -243,6 +265,12 @@ spec:
         ctx.credentials.send_replace(Some(Arc::new(credentials)));
         Proxy::run(bound)
     }
+}
+
+/// Documents, parsed.
+pub fn resources(text: &str) -> Vec<Arc<Resource>> {
+    let parsed = countersign_config::parse("mesh.yaml", text);
+    parsed.unwrap_or_else(|p| panic!("{p:#?}")).into_iter().map(Arc::new).collect()
 }
 
 /// What tests vary in the mesh's policies.
@@ -312,6 +340,17 @@ impl Pair {
 
     /// A pair that demands this level of each other.
     pub async fn at(level: &'static str, world: World, change: impl Fn(&mut ProxyBootstrap)) -> Self {
+        let source = world.source();
+        Self::with_source(level, world, change, source).await
+    }
+
+    /// The same, whose ledger is on this machine.
+    pub async fn with_source(
+        level: &'static str,
+        world: World,
+        change: impl Fn(&mut ProxyBootstrap),
+        source: Arc<dyn Source>,
+    ) -> Self {
         let (workload, port) = workload().await;
         let policy = Policy { mr_td: 0xd0, ports: vec![port], level };
         let view = world.view(1, &policy);
@@ -323,7 +362,7 @@ impl Pair {
         };
         let mut bootstrap = world.bootstrap("ledger", Some(inbound), Vec::new());
         change(&mut bootstrap);
-        let ledger = world.start(&bootstrap, world.identity(LEDGER, &*platform), &view);
+        let ledger = world.start_on(&bootstrap, world.identity(LEDGER, &*platform), &view, source);
         let mapping = |port| Outbound {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             to: SpiffeId::parse(LEDGER).unwrap(),

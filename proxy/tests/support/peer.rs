@@ -15,8 +15,8 @@ use countersign_ratls::peer::Presented;
 use countersign_ratls::session::frame::{self, Decoder, Kind};
 use countersign_ratls::session::message::{Farewell, Outcome, RoundResult};
 use countersign_ratls::session::{
-    Acceptance, Action, Channel, Cut, Demands, Endpoint, Level, Offer, Party, Quoted, SecureRandom, Side,
-    WireReason,
+    Acceptance, Action, Channel, Cut, Demands, Ekm, Endpoint, Level, Offer, Party, Quoted, SecureRandom,
+    Side, WireReason,
 };
 use countersign_ratls::tls::{ALPN_MESH, Acceptor, Agreed, Connector, Profile};
 use countersign_ratls::{IdPattern, Identity, SpiffeId};
@@ -67,8 +67,10 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send> ReadWrite for T {}
 
 /// One end of a hop.
 pub struct Peer {
-    /// The machine. What it decides about the proxy counts for nothing.
+    /// The machine. What it decides about the proxy counts for nothing. It has an
+    /// exporter of its own on a peer whose test speaks by hand.
     pub endpoint: Endpoint,
+    by_hand: bool,
     /// Frames that are kept back, by kind.
     pub withheld: Vec<Kind>,
     /// What was kept back, oldest first.
@@ -99,6 +101,25 @@ impl Peer {
         let shaken = within("a handshake", connector.connect(socket)).await.unwrap();
         let peer = shaken.admission.presented.clone();
         Self::new(world, who, Side::Client, shaken.agreed, &peer, shaken.stream.into())
+    }
+
+    /// The same, but the test says everything, and knows what it must be bound to.
+    pub async fn mute(world: &World, who: Who, to: &str, address: SocketAddr) -> (Self, Agreed) {
+        let expected = IdPattern::parse(to).unwrap();
+        let connector =
+            Connector::new(&who.identity, Arc::new(Everybody), expected, &profile(world)).unwrap();
+        let socket = TcpStream::connect(address).await.unwrap();
+        let shaken = within("a handshake", connector.connect(socket)).await.unwrap();
+        let peer = shaken.admission.presented.clone();
+        let agreed = shaken.agreed;
+        let other = Agreed {
+            alpn: Vec::new(),
+            ekm: Ekm::new([0; 32].into()),
+            own_spki_sha256: agreed.own_spki_sha256,
+            peer_spki_sha256: agreed.peer_spki_sha256,
+        };
+        let mute = Self::new(world, who, Side::Client, other, &peer, shaken.stream.into());
+        (Self { by_hand: true, ..mute }, agreed)
     }
 
     /// Is called by a proxy.
@@ -134,6 +155,7 @@ impl Peer {
             Endpoint::new(channel, Arc::new(who.demands), Arc::new(offer), random, clock.moment()).unwrap();
         Self {
             endpoint,
+            by_hand: false,
             withheld: Vec::new(),
             held: VecDeque::new(),
             heard: Vec::new(),
@@ -232,6 +254,9 @@ impl Peer {
                 }
                 let whole = frame::encode(kind, &payload);
                 self.heard.push((kind, payload));
+                if self.by_hand {
+                    return true;
+                }
                 let mut rest = &whole[..];
                 while !rest.is_empty() {
                     let taken = self.endpoint.receive(rest, self.clock.moment());
@@ -278,7 +303,12 @@ impl Peer {
     pub async fn until(&mut self, what: &str, so: impl Fn(&Self) -> bool) {
         self.speak().await;
         while !so(self) {
-            assert!(self.listen().await, "{what}: the proxy ended the hop; heard {:?}", self.kinds());
+            assert!(
+                self.listen().await,
+                "{what}: the proxy ended the hop; heard {:?}, {:?}",
+                self.kinds(),
+                self.told()
+            );
         }
     }
 
