@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use countersign_config::place::Places;
 use countersign_config::{Inputs, View};
 use countersign_evidence::claims::{Body, RuntimeEvents};
 use countersign_evidence::collateral::Marks;
@@ -349,34 +350,42 @@ pub(crate) fn facts(claims: &Claims) -> Vec<(&'static str, String)> {
 
 /// Reads resources of files, with every problem of all of them.
 pub(crate) fn read_resources(paths: &[PathBuf]) -> Result<Vec<countersign_config::Resource>> {
-    read_documents(paths).map(|(resources, _)| resources)
+    read_documents(paths).map(|documents| documents.resources)
+}
+
+/// What was read from files.
+#[derive(Debug, Default)]
+pub(crate) struct Documents {
+    pub(crate) resources: Vec<countersign_config::Resource>,
+    /// The kinds of files that processes start from, which are no resources.
+    pub(crate) bootstraps: Vec<&'static str>,
+    /// Where each resource is.
+    pub(crate) places: Places,
+    /// Each file with its text.
+    pub(crate) sources: Vec<(String, String)>,
 }
 
 /// The same, with the kinds of the bootstrap files among them.
-pub(crate) fn read_documents(
-    paths: &[PathBuf],
-) -> Result<(Vec<countersign_config::Resource>, Vec<&'static str>)> {
-    let mut resources = Vec::new();
-    let mut bootstraps = Vec::new();
+pub(crate) fn read_documents(paths: &[PathBuf]) -> Result<Documents> {
+    let mut read = Documents::default();
     let mut problems = Vec::new();
-    let mut sources = Vec::new();
     for path in paths {
         for file in input::files(path, &["yaml", "yml"])? {
             let (name, text) = (shown(&file), input::read_text(&file)?);
             if let Some(kind) = bootstrap_kind(&text) {
-                bootstraps.push(kind);
+                read.bootstraps.push(kind);
                 problems
                     .extend(countersign_config::bootstrap::validate(&name, &text).err().unwrap_or_default());
             } else {
-                match countersign_config::parse(&name, &text) {
-                    Ok(more) => resources.extend(more),
+                match read.places.parse(&name, &text) {
+                    Ok(more) => read.resources.extend(more),
                     Err(more) => problems.extend(more),
                 }
             }
-            sources.push((name, text));
+            read.sources.push((name, text));
         }
     }
-    if problems.is_empty() { Ok((resources, bootstraps)) } else { Err(Failure::Problems(problems, sources)) }
+    if problems.is_empty() { Ok(read) } else { Err(Failure::Problems(problems, read.sources)) }
 }
 
 /// The kind of a file that a process starts from, which is no resource.

@@ -13,6 +13,7 @@ pub mod bootstrap;
 pub mod document;
 pub mod guard;
 pub mod kinds;
+pub mod place;
 pub mod problem;
 pub mod resource;
 pub mod schema;

@@ -289,11 +289,15 @@ fn canonical(value: &Value, out: &mut String) {
 /// # Errors
 /// Every problem of every document; then nothing of the file may be used.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Resource>, Vec<Problem>> {
-    let nodes = document::read(file, text).map_err(|problem| vec![problem])?;
+    from_nodes(file, &document::read(file, text).map_err(|problem| vec![problem])?)
+}
+
+/// The same, from documents that were read: one resource for each.
+pub(crate) fn from_nodes(file: &str, nodes: &[Node]) -> Result<Vec<Resource>, Vec<Problem>> {
     let mut resources: Vec<Resource> = Vec::new();
     let mut seen: BTreeMap<Key, u64> = BTreeMap::new();
     let mut problems = Vec::new();
-    for node in &nodes {
+    for node in nodes {
         match from_node(file, node) {
             Ok(resource) => {
                 let key = resource.key();

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use countersign_config::place::Places;
 use countersign_config::problem::Severity;
 use countersign_config::resource::check_set;
-use countersign_config::{Key, Kind, Problem, Resource, parse};
+use countersign_config::{Key, Kind, Problem, Resource};
 use countersign_ratls::TrustDomain;
 use countersign_wire::{MAX_BODY, MAX_ENTRIES};
 
@@ -86,9 +87,9 @@ impl Admission {
     /// # Errors
     /// Every problem of every document; then nothing changed.
     pub fn apply(&self, files: &[(String, String)], dry_run: bool) -> Result<Admitted, AdmitError> {
-        let documents = read(files)?;
+        let (documents, places) = read(files)?;
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.admit(&self.resources.load()?, documents, dry_run)
+        self.admit(&self.resources.load()?, documents, &places, dry_run)
     }
 
     /// Replaces resources by what `edit` makes of those that are there, as if
@@ -105,13 +106,14 @@ impl Admission {
         let before = self.resources.load().map_err(AdmitError::from)?;
         let (made, resources) = edit(&before).map_err(EditError::Refused)?;
         let documents = resources.iter().map(checked).collect::<Result<Vec<_>, _>>()?;
-        Ok((made, self.admit(&before, documents, dry_run)?))
+        Ok((made, self.admit(&before, documents, &Places::default(), dry_run)?))
     }
 
     fn admit(
         &self,
         before: &Set,
         documents: Vec<(String, Resource)>,
+        places: &Places,
         dry_run: bool,
     ) -> Result<Admitted, AdmitError> {
         let mut problems = Vec::new();
@@ -143,7 +145,7 @@ impl Admission {
                 after.insert(name, Kept { revision: 0, resource: Arc::new(resource) });
             }
         }
-        let warnings = check(&after, &origin, problems)?;
+        let warnings = check(&after, &origin, places, problems)?;
         let revision = self.write(&changes, dry_run)?;
         Ok(Admitted { results, absent: Vec::new(), warnings, revision })
     }
@@ -167,7 +169,7 @@ impl Admission {
                 absent.push(key.clone());
             }
         }
-        let warnings = check(&after, &BTreeMap::new(), Vec::new())?;
+        let warnings = check(&after, &BTreeMap::new(), &Places::default(), Vec::new())?;
         let revision = self.write(&changes, dry_run)?;
         Ok(Admitted { results, absent, warnings, revision })
     }
@@ -198,22 +200,24 @@ fn checked(resource: &Resource) -> Result<(String, Resource), AdmitError> {
 }
 
 /// Reads all documents of all files.
-fn read(files: &[(String, String)]) -> Result<Vec<(String, Resource)>, AdmitError> {
+fn read(files: &[(String, String)]) -> Result<(Vec<(String, Resource)>, Places), AdmitError> {
+    let mut places = Places::default();
     let mut documents = Vec::new();
     let mut problems = Vec::new();
     for (file, text) in files {
-        match parse(file, text) {
+        match places.parse(file, text) {
             Ok(resources) => documents.extend(resources.into_iter().map(|r| (file.clone(), r))),
             Err(found) => problems.extend(found),
         }
     }
-    if problems.is_empty() { Ok(documents) } else { Err(AdmitError::Problems(problems)) }
+    if problems.is_empty() { Ok((documents, places)) } else { Err(AdmitError::Problems(problems)) }
 }
 
 /// The warnings, when there is no error.
 fn check(
     after: &BTreeMap<String, Kept>,
     origin: &BTreeMap<Key, String>,
+    places: &Places,
     mut problems: Vec<Problem>,
 ) -> Result<Vec<Problem>, AdmitError> {
     let limit = MAX_ENTRIES - RESERVED_ENTRIES;
@@ -222,7 +226,9 @@ fn check(
         problems.push(Problem { message, ..blank() });
     }
     let set: Vec<Resource> = after.values().map(|kept| (*kept.resource).clone()).collect();
-    problems.extend(check_set(&set).into_iter().map(|problem| in_its_file(problem, origin)));
+    problems.extend(check_set(&set));
+    let problems: Vec<_> =
+        problems.into_iter().map(|problem| in_its_file(places.place(problem), origin)).collect();
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(AdmitError::Problems(problems));
     }

@@ -56,7 +56,8 @@ async fn the_demonstration_shows_mutual_attestation_a_cut_and_the_explanation() 
     let position = |name: &str| {
         events.iter().position(|e| e["event"] == name).unwrap_or_else(|| panic!("no {name}: {said}"))
     };
-    let order = ["vendor", "controlPlaneReady", "applied", "proxy", "answered", "cut", "restored", "done"];
+    let order =
+        ["vendor", "controlPlaneReady", "applied", "proxy", "answered", "proved", "cut", "restored", "done"];
     let positions: Vec<_> = order.iter().map(|name| position(name)).collect();
     assert!(positions.is_sorted(), "{said}");
     assert_eq!(events[position("vendor")]["emulated"], true);
@@ -76,6 +77,15 @@ async fn the_demonstration_shows_mutual_attestation_a_cut_and_the_explanation() 
         proxies.iter().all(|p| p["generation"] == events[position("applied")]["generation"]),
         "{proxies:?}"
     );
+
+    // Both ends proved themselves before the first byte, and again on the live hop.
+    let proved: Vec<&Value> = events.iter().filter(|e| e["event"] == "proved").collect();
+    assert_eq!(proved.len(), 4, "{proved:?}");
+    for (i, proof) in proved.iter().enumerate() {
+        let (to, tee) = if i % 2 == 0 { ("audit", "tdx") } else { ("ledger", "sevSnp") };
+        assert_eq!((&proof["to"], &proof["tee"], &proof["level"]), (&to.into(), &tee.into(), &"L2".into()));
+        assert_eq!(proof["round"], i / 2, "{proof}");
+    }
 
     // Before the cut everything holds; after it one step does not, and says which field of which policy.
     let explained: Vec<&Value> =

@@ -1,7 +1,9 @@
 //! `countersign delete`: all resources, or none.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, TypedValueParser};
 use countersign_config::Kind;
 use countersign_wire::proto;
 use serde_json::json;
@@ -22,7 +24,7 @@ use crate::output::{DIM, Format, GOOD, NOTE, Output, paint};
 Deleting a name that is not there is exit code 1; what files name (-f) may be gone already.")]
 pub(crate) struct Args {
     /// The kind, in any of its spellings
-    #[arg(value_parser = kind, requires = "name", required_unless_present = "file")]
+    #[arg(value_parser = Kinds, requires = "name", required_unless_present = "file")]
     kind: Option<Kind>,
     /// The name
     name: Option<String>,
@@ -42,8 +44,30 @@ pub(crate) struct Args {
     output: Format,
 }
 
-/// A kind in any of its spellings.
-pub(crate) fn kind(text: &str) -> std::result::Result<Kind, String> {
+/// Reads a kind in any of its spellings, and lets shells complete it.
+#[derive(Clone, Debug)]
+pub(crate) struct Kinds;
+
+impl TypedValueParser for Kinds {
+    type Value = Kind;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> std::result::Result<Kind, clap::Error> {
+        kind.parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let spellings =
+            |kind: &Kind| PossibleValue::new(kind.name()).aliases([kind.plural(), kind.short_name()]);
+        Some(Box::new(Kind::ALL.iter().map(spellings)))
+    }
+}
+
+fn kind(text: &str) -> std::result::Result<Kind, String> {
     Kind::from_name(text).ok_or_else(|| {
         let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
         let near = countersign_config::nearest(text, known.iter().copied());

@@ -3,7 +3,7 @@
 use countersign_config::Kind;
 use countersign_wire::proto;
 
-use super::delete::{kind, namespace_of};
+use super::delete::{Kinds, namespace_of};
 use super::get::{clean_document, find, resource, state, with_status};
 use crate::context::{ContextArgs, ask};
 use crate::failure::{Failure, Outcome, Result};
@@ -17,7 +17,7 @@ use crate::output::{BAD, Format, HEADING, Output, clean, paint};
   countersign describe refval ledger-2026-11 -n payments -o json")]
 pub(crate) struct Args {
     /// The kind, in any of its spellings
-    #[arg(value_parser = kind)]
+    #[arg(value_parser = Kinds)]
     kind: Kind,
     /// The name
     name: String,

@@ -4,7 +4,7 @@ use countersign_config::{Kind, Resource};
 use countersign_wire::proto;
 use serde_json::{Value, json};
 
-use super::delete::{kind, namespace_of};
+use super::delete::{Kinds, namespace_of};
 use crate::context::{Client, ContextArgs, ask};
 use crate::failure::{Failure, Outcome, Result};
 use crate::output::{DIM, Output, clean, paint};
@@ -31,7 +31,7 @@ enum Form {
 Kinds may be written in full, as a plural or short: td, wid, attpol, refval, authzpol.")]
 pub(crate) struct Args {
     /// The kind, in any of its spellings
-    #[arg(value_parser = kind)]
+    #[arg(value_parser = Kinds)]
     kind: Kind,
     /// Only the one of this name
     name: Option<String>,

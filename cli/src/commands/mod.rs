@@ -131,6 +131,16 @@ mod tests {
     }
 
     #[test]
+    fn shells_complete_kinds() {
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "countersign", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            assert!(script.contains("AttestationPolicy"), "{shell}");
+        }
+    }
+
+    #[test]
     fn every_example_of_a_help_text_can_be_parsed() {
         let mut examples = 0;
         for command in Cli::command().get_subcommands() {

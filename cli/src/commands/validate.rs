@@ -6,7 +6,7 @@ use countersign_config::problem::Severity;
 use countersign_config::resource::check_set;
 use serde_json::json;
 
-use crate::appraisal::read_documents;
+use crate::appraisal::{Documents, read_documents};
 use crate::failure::{Failure, Outcome, Result};
 use crate::output::{Format, GOOD, Output, paint, snippet};
 
@@ -30,9 +30,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
-    let (count, bootstraps, problems) = match read_documents(&args.file) {
-        Ok((resources, bootstraps)) => (resources.len(), bootstraps, check_set(&resources)),
-        Err(Failure::Problems(problems, _)) if args.output == Format::Json => (0, Vec::new(), problems),
+    let (count, bootstraps, sources, problems) = match read_documents(&args.file) {
+        Ok(Documents { resources, bootstraps, places, sources }) => {
+            let problems: Vec<_> = check_set(&resources).into_iter().map(|p| places.place(p)).collect();
+            (resources.len(), bootstraps, sources, problems)
+        }
+        Err(Failure::Problems(problems, sources)) if args.output == Format::Json => {
+            (0, Vec::new(), sources, problems)
+        }
         Err(failure) => return Err(failure),
     };
     let errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
@@ -41,7 +46,10 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
             "valid": errors == 0, "resources": count, "bootstraps": bootstraps, "problems": problems,
         })),
         Format::Text => {
-            problems.iter().for_each(|problem| out.note(snippet(problem, None)));
+            for problem in &problems {
+                let text = sources.iter().find(|(name, _)| *name == problem.file);
+                out.note(snippet(problem, text.map(|(_, text)| text.as_str())));
+            }
             if errors == 0 {
                 let mut what: Vec<_> = bootstraps.iter().map(|kind| (*kind).to_owned()).collect();
                 if count > 0 || what.is_empty() {

@@ -121,9 +121,9 @@ pub(super) async fn run(now: &Now, out: &mut Output) -> Result {
     Ok(Outcome::pass_if(rounds.passed()))
 }
 
-/// A peer that was to prove itself, and what came of it.
+/// What a peer proved.
 #[derive(Debug)]
-pub(crate) struct Again {
+pub(crate) struct Proof {
     pub(crate) peer: String,
     pub(crate) level: String,
     pub(crate) tee: String,
@@ -132,11 +132,34 @@ pub(crate) struct Again {
     pub(crate) round: u64,
 }
 
+impl Proof {
+    fn new(hop: Hop, round: u64) -> Self {
+        let Hop { peer, level, tee, emulated, policies, .. } = hop;
+        Self { peer, level, tee, emulated, policies, round }
+    }
+}
+
+/// What the peers of the proxy with this admin port have proved when all of its hops are open.
+pub(crate) async fn proofs(address: SocketAddr, patience: Duration) -> Result<Vec<Proof>> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let hops = admin::hops(address).await?;
+        if !hops.is_empty() && hops.iter().all(|hop| hop.state == "open") {
+            let proved = hops.into_iter().filter_map(|hop| hop.round.map(|round| Proof::new(hop, round)));
+            return Ok(proved.collect());
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::failed(format!("proxy at {address}: no hop is open")));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// Has every peer of the proxy with this admin port prove itself now.
 ///
 /// # Errors
 /// When there is none, or one that was asked did not.
-pub(crate) async fn again(address: SocketAddr, patience: Duration) -> Result<Vec<Again>> {
+pub(crate) async fn again(address: SocketAddr, patience: Duration) -> Result<Vec<Proof>> {
     let rounds = by_admin_port(address, None, Instant::now() + patience).await?;
     if !rounds.passed() {
         let what = rounds.0.values().map(|(hop, fate)| format!("{}: {}", hop.peer, told(hop, fate).1));
@@ -144,14 +167,7 @@ pub(crate) async fn again(address: SocketAddr, patience: Duration) -> Result<Vec
         return Err(Failure::failed(format!("not every peer of {address} proved itself: {what}")));
     }
     let proved = rounds.0.into_values().filter_map(|(hop, fate)| match fate {
-        Fate::Proved(round) => Some(Again {
-            peer: hop.peer,
-            level: hop.level,
-            tee: hop.tee,
-            emulated: hop.emulated,
-            policies: hop.policies,
-            round,
-        }),
+        Fate::Proved(round) => Some(Proof::new(hop, round)),
         _ => None,
     });
     Ok(proved.collect())
