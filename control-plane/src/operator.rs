@@ -7,7 +7,7 @@ use std::time::Duration;
 use countersign_config::problem::Severity;
 use countersign_config::view::explain::Known;
 use countersign_config::{Key, Kind, Problem};
-use countersign_evidence::Reason;
+use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::SpiffeId;
 use countersign_wire::proto::operator_server::Operator;
 use countersign_wire::{proto, refusal};
@@ -359,6 +359,7 @@ impl Shared {
         };
         judge("source proves itself to destination", &destination, &source_proxy);
         judge("destination proves itself to source", &source, &destination_proxy);
+        steps.extend(destination_proxy.as_ref().and_then(|(proxy, _)| offered(proxy, port)));
         let claims =
             |found: &Option<Found>| found.as_ref().and_then(|(_, admission)| admission.claims.clone());
         let known = Known { source: claims(&source_proxy), destination: claims(&destination_proxy) };
@@ -383,6 +384,19 @@ fn presence(title: &str, id: &SpiffeId, found: &Option<Found>) -> proto::Step {
         None => (false, format!("{id}: no proxy of it was ever seen by this control plane")),
     };
     proto::Step { title: title.to_owned(), ok, text, json: String::new() }
+}
+
+/// Whether the destination's proxy leads to the port, if it says where it leads.
+fn offered(proxy: &proto::ProxyStatus, port: u16) -> Option<proto::Step> {
+    let ports = &proxy.offers.as_ref().filter(|_| proxy.connected)?.ports;
+    let title = "destination offers the port";
+    let shown = |ports: &[u32]| ports.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
+    if ports.contains(&port.into()) {
+        return Some(step(title, true, format!("proxy {}, inbound.ports", proxy.name), &()));
+    }
+    let expected = if ports.is_empty() { "none: its proxy has no inbound".to_owned() } else { shown(ports) };
+    let denial: Denial = Finding::new(Reason::PortNotOffered, "port", expected, port.to_string()).into();
+    Some(step(title, false, denial.to_string(), &denial))
 }
 
 /// Why a proxy may decide otherwise than we explain: what it uses is not what we have.
@@ -474,6 +488,19 @@ pub(crate) fn internal(error: &impl std::fmt::Display) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_that_the_destination_does_not_offer_is_no_secret_to_operators() {
+        let asked = |offers: Option<Vec<u32>>, port| {
+            let offers = offers.map(|ports| proto::Offer { ports });
+            offered(&proto::ProxyStatus { connected: true, offers, ..Default::default() }, port)
+        };
+        assert_eq!(asked(None, 9), None, "an older version");
+        assert!(asked(Some(vec![8080, 8443]), 8443).unwrap().ok);
+        let step = asked(Some(vec![8080, 8443]), 9).unwrap();
+        assert!(!step.ok && step.json.contains("port-not-offered") && step.text.contains("8080 or 8443"));
+        assert!(!asked(Some(Vec::new()), 9).unwrap().ok);
+    }
 
     #[test]
     fn an_explanation_warns_of_a_proxy_that_uses_something_else() {

@@ -143,6 +143,7 @@ impl Record {
             address: self.address.to_string(),
             refused: self.refused.clone().unwrap_or_default(),
             generation_seen: self.status.ahead.unwrap_or_default(),
+            offers: self.peer.offers.clone(),
         }
     }
 }

@@ -83,7 +83,7 @@ async fn run(bootstrap: &ProxyBootstrap, level: LogLevel) -> anyhow::Result<()> 
     let bound = build(bootstrap, clock, source, Some(level))?;
     let at = bound.addresses();
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"), inbound = ?at.inbound, outbound = ?at.outbound,
+        version = env!("CARGO_PKG_VERSION"), inbound = at.inbound.map(tracing::field::display), outbound = ?at.outbound,
         admin = %at.admin, metrics = %at.metrics, readiness = %at.readiness, "bound"
     );
     let drain = bound.drain();

@@ -108,6 +108,23 @@ async fn a_proxy_gets_its_certificate_and_configuration_and_is_ready() {
 }
 
 #[tokio::test]
+async fn what_is_in_use_is_stored_also_when_the_stream_ends_with_it() {
+    let world = World::new();
+    let mut plane = Plane::start(&world, TdxSpec::default()).await;
+    plane.send.send_replace(Some(snapshot(&world, 1, entries(&world))));
+    let bootstrap = bootstrap(&world, &plane, 0xd0);
+    let proxy = Proxy::run(world.bind(&bootstrap));
+    while plane.heard().await.0 != Heard::Acked(1) {}
+    let Send::Snapshot(second) = snapshot(&world, 2, entries(&world)) else { panic!("a snapshot") };
+    plane.send.send_replace(Some(Send::Last(second)));
+    while !matches!(plane.heard().await.0, Heard::Hello(peer) if peer.generation == 2) {}
+    proxy.end().await;
+    let proxy = Proxy::run(world.bind(&bootstrap));
+    assert_eq!(proxy.ctx.view.load().generation, 2);
+    proxy.end().await;
+}
+
+#[tokio::test]
 async fn a_certificate_is_renewed_with_another_key_before_it_ends() {
     let world = World::new();
     let mut plane = Plane::start(&world, TdxSpec::default()).await;

@@ -109,6 +109,14 @@ async fn each_refusal_of_a_request_has_its_status_and_reason() {
     }
     let (status, headers) = hop.ask(Method::CONNECT, &format!("ledger:{allowed}")).await;
     assert_eq!(status, StatusCode::OK);
+    // Only who may call a port learns that it is not there.
+    let more = Policy { ports: vec![allowed, 1], ..pair.policy() };
+    pair.ledger.ctx.install(&pair.world.view(2, &more));
+    let (head, told) = hop.ask(Method::CONNECT, "ledger:1").await;
+    assert_eq!(
+        (head, told["countersign-reason"].to_str().unwrap()),
+        (StatusCode::FORBIDDEN, "port-not-offered")
+    );
     assert!(headers["forwarded"].to_str().unwrap().contains("by="));
     pair.end().await;
 }

@@ -1,6 +1,12 @@
 //! Operators watch hops prove themselves by way of the control plane, and have
 //! them do so at once.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code"
+)]
 
 use countersign_tests::http::http;
 use countersign_tests::pair::Pair;

@@ -61,6 +61,7 @@ pub struct Subscription {
     staged: Option<Staged>,
     /// Names that changed since the last [`Subscription::ack`].
     changed: BTreeSet<Arc<str>>,
+    offers: Option<proto::Offer>,
 }
 
 #[derive(Debug)]
@@ -75,7 +76,7 @@ impl Subscription {
     /// A subscription that trusts `bundle` and has `last`, if there is one.
     #[must_use]
     pub const fn new(bundle: Bundle, last: Option<Arc<Snapshot>>) -> Self {
-        Self { bundle, current: last, staged: None, changed: BTreeSet::new() }
+        Self { bundle, current: last, staged: None, changed: BTreeSet::new(), offers: None }
     }
 
     /// The last verified snapshot.
@@ -87,6 +88,11 @@ impl Subscription {
     /// Trusts another bundle of the trust domain from now on.
     pub fn trust(&mut self, bundle: Bundle) {
         self.bundle = bundle;
+    }
+
+    /// Where our workload can be called; for whoever asks why a call fails.
+    pub fn offers(&mut self, ports: &[u16]) {
+        self.offers = Some(proto::Offer { ports: ports.iter().copied().map(u32::from).collect() });
     }
 
     /// The first message of a connection. Forgets what the last one left half done.
@@ -104,6 +110,7 @@ impl Subscription {
             generation: self.generation(),
             known: known.collect(),
             reports: true,
+            offers: self.offers.clone(),
         }))
     }
 

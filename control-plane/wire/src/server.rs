@@ -13,6 +13,8 @@ const CHUNK: usize = 256 << 10;
 /// The most policies of a hop in a report, and its longest text: a SPIFFE ID.
 const MAX_POLICIES: usize = 64;
 const MAX_TEXT: usize = 2048;
+/// The most ports that a proxy offers: all.
+const MAX_PORTS: usize = 65_536;
 /// The longest name of a proxy or a workload, and the longest version string.
 const MAX_LABEL: usize = 512;
 
@@ -39,7 +41,7 @@ pub enum ProtocolError {
 }
 
 /// Who is on the other side.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
     /// The name in `countersign status`.
     pub proxy: String,
@@ -51,6 +53,8 @@ pub struct Peer {
     pub generation: u64,
     /// Whether it tells what its hops prove.
     pub reports: bool,
+    /// Where its workload can be called, if it says so.
+    pub offers: Option<proto::Offer>,
 }
 
 /// What a message of the proxy means.
@@ -233,6 +237,10 @@ impl Session {
         label("hello.proxy", &hello.proxy)?;
         label("hello.workload", &hello.workload)?;
         label("hello.software", &hello.software)?;
+        let offers = hello.offers.as_ref().map_or(&[][..], |offers| &offers.ports);
+        if offers.len() > MAX_PORTS || offers.iter().any(|port| u16::try_from(*port).is_err()) {
+            return Err(ProtocolError::Field { field: "hello.offers" });
+        }
         if hello.known.len() > MAX_ENTRIES {
             return Err(ProtocolError::Field { field: "hello.known" });
         }
@@ -247,6 +255,7 @@ impl Session {
             software: hello.software,
             generation: hello.generation,
             reports: hello.reports,
+            offers: hello.offers,
         };
         self.peer = Some(peer.clone());
         Ok(Heard::Hello(peer))

@@ -59,6 +59,7 @@ impl Agent {
         ctx.readiness.miss(Need::Identity, format!("{waits} to issue a certificate"));
         ctx.readiness.miss(Need::Snapshot, waits);
         let names = (bootstrap.name.clone(), bootstrap.workload.clone());
+        let ports = bootstrap.inbound.as_ref().map_or(&[][..], |inbound| &inbound.ports);
         let subscription = SubscriptionAgent::new(
             Arc::clone(ctx),
             Arc::clone(&control),
@@ -66,6 +67,7 @@ impl Agent {
             bundle,
             marks,
             names,
+            ports,
         );
         let identity = IdentityAgent {
             ctx: Arc::clone(ctx),

@@ -29,6 +29,8 @@ use crate::readiness::Need;
 /// Between two attempts, at first and at last.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// How long to listen for the reason of an end.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// Messages of ours that are not sent yet.
 const QUEUE: usize = 16;
 
@@ -64,10 +66,12 @@ impl SubscriptionAgent {
         bundle: watch::Sender<Arc<Bundle>>,
         marks: Marks,
         (proxy, workload): (String, String),
+        ports: &[u16],
     ) -> Self {
         let trusted = Arc::clone(&bundle.borrow());
         let last = store.snapshot(&trusted).map(Arc::new);
-        let subscription = Subscription::new((*trusted).clone(), last.clone());
+        let mut subscription = Subscription::new((*trusted).clone(), last.clone());
+        subscription.offers(ports);
         let converter = Converter::new();
         let mut agent = Self {
             ctx,
@@ -145,19 +149,40 @@ impl SubscriptionAgent {
         let hello = self.subscription.hello(&self.proxy, &self.workload, env!("CARGO_PKG_VERSION"));
         send(&outgoing, hello)?;
         let limit = self.ctx.limits.connect_timeout;
-        let incoming = tokio::time::timeout(limit, client.subscribe(ReceiverStream::new(queue)))
+        let mut incoming = tokio::time::timeout(limit, client.subscribe(ReceiverStream::new(queue)))
             .await
             .map_err(|_| lost("no answer to Hello"))?
             .map_err(|status| heard.explain(self.refused(&status)))?
             .into_inner();
         self.reported = None;
         self.ctx.metrics.synced.set(1);
-        self.stream(incoming, &outgoing, until).await
+        let ended = self.stream(&mut incoming, &outgoing, until).await;
+        match ended {
+            Err(denial) if denial.reason == Reason::ConnectFailed => {
+                Err(self.last_word(&mut incoming, denial).await)
+            }
+            other => other,
+        }
+    }
+
+    /// Why the stream ended, if the control plane has said so: what we could not
+    /// send any more must not hide it.
+    async fn last_word(&self, incoming: &mut Streaming<ControlMessage>, otherwise: Denial) -> Denial {
+        let said = async {
+            loop {
+                match incoming.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return None,
+                    Err(status) => return Some(self.refused(&status)),
+                }
+            }
+        };
+        tokio::time::timeout(LAST_WORD, said).await.ok().flatten().unwrap_or(otherwise)
     }
 
     async fn stream(
         &mut self,
-        mut incoming: Streaming<ControlMessage>,
+        incoming: &mut Streaming<ControlMessage>,
         outgoing: &mpsc::Sender<ProxyMessage>,
         until: u64,
     ) -> Result<Option<Connected>, Denial> {

@@ -49,6 +49,8 @@ pub enum Seen {
 pub enum Send {
     /// A snapshot, by the protocol.
     Snapshot(Arc<Snapshot>),
+    /// A snapshot, and nothing after it: the stream ends.
+    Last(Arc<Snapshot>),
     /// Whatever it is.
     Raw(ControlMessage),
 }
@@ -173,6 +175,7 @@ impl Mesh for Service {
         changes.mark_changed();
         tokio::spawn(async move {
             let mut session = Session::new();
+            let mut last = false;
             loop {
                 tokio::select! {
                     message = incoming.message() => {
@@ -185,6 +188,10 @@ impl Mesh for Service {
                         if changed.is_err() { return }
                         match changes.borrow_and_update().clone() {
                             Some(Send::Snapshot(snapshot)) => session.offer(snapshot),
+                            Some(Send::Last(snapshot)) => {
+                                last = session.peer().is_some_and(|peer| peer.generation < snapshot.generation());
+                                session.offer(snapshot);
+                            }
                             Some(Send::Raw(message)) => { let _ = outgoing.try_send(Ok(message)); }
                             None => {}
                         }
@@ -194,6 +201,9 @@ impl Mesh for Service {
                     if outgoing.send(Ok(message)).await.is_err() {
                         return;
                     }
+                }
+                if last {
+                    return;
                 }
             }
         });

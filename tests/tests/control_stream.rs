@@ -1,0 +1,77 @@
+//! The stream between a proxy and its control plane: renewed in time, and ended
+//! when the proxy is not admitted any more.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
+
+use countersign_evidence::Reason;
+use countersign_tests::workload::passes;
+use countersign_tests::{Pair, Platform, Policy, eventually};
+use countersign_wire::proto::ProxyStatus;
+
+async fn status(pair: &Pair, name: &str) -> ProxyStatus {
+    let status = pair.mesh.plane().status().await;
+    status.proxies.into_iter().find(|proxy| proxy.name == name).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_renewed_before_the_certificates_that_it_began_with_end() {
+    let pair = Pair::start().await;
+    let (mut application, mut served) = pair.connect().await;
+    let first = [status(&pair, "web").await, status(&pair, "ledger").await];
+    let lifetime = first[0].svid_not_after - pair.mesh.clock.seconds();
+    // Certificates are renewed at half of their life, streams after three quarters.
+    let nearly = lifetime * 7 / 8 + 1;
+    pair.live(nearly).await;
+    for before in &first {
+        let now = eventually(&format!("another stream of {}", before.name), async || {
+            let now = status(&pair, &before.name).await;
+            if now.address != before.address { Ok(now) } else { Err(format!("{now:?}")) }
+        })
+        .await;
+        assert!(now.connected && now.svid_not_after > before.svid_not_after, "{now:?}");
+    }
+    // Past the end of what it began with nothing happens.
+    let second = [status(&pair, "web").await, status(&pair, "ledger").await];
+    pair.live(lifetime - nearly + 120).await;
+    for before in &second {
+        let now = status(&pair, &before.name).await;
+        assert!(
+            now.connected && now.state == "synced" && now.address == before.address,
+            "{now:?} {before:?}"
+        );
+    }
+    // And over the new one arrives what is new.
+    let generation = pair.mesh.apply(&Policy { tdx: vec![0xd0, 0xd1], ..Policy::default() }).await;
+    pair.web.uses(generation).await;
+    passes(&mut application, &mut served, b"the live hop knows nothing of it").await;
+    pair.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_is_not_admitted_any_more_is_shown_as_refused_and_says_so_itself() {
+    let pair = Pair::with(&Policy::default(), [&Platform::default(), &Platform::snp()]).await;
+    assert_eq!(status(&pair, "ledger").await.refused, "");
+    pair.mesh.apply(&Policy { snp: vec![0xee], ..Policy::default() }).await;
+    let refused = eventually("a refused proxy", async || {
+        let now = status(&pair, "ledger").await;
+        if now.state == "refused" && !now.connected { Ok(now) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+    assert!(refused.refused.contains(Reason::MeasurementMismatch.code()), "{}", refused.refused);
+    let report = pair.ledger.waits_for("admission: ").await;
+    assert!(report.contains(Reason::MeasurementMismatch.code()), "{report}");
+    eventually("web goes on", async || {
+        let now = status(&pair, "web").await;
+        if now.state == "synced" { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+
+    // Approved again, both say so.
+    pair.mesh.apply(&Policy::default()).await;
+    pair.ledger.ready().await;
+    eventually("a proxy that is admitted again", async || {
+        let now = status(&pair, "ledger").await;
+        if now.state == "synced" && now.refused.is_empty() { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+    pair.end().await;
+}
