@@ -118,6 +118,41 @@ fn a_change_of_what_is_admitted_reaches_events_of_long_ago() {
     assert_eq!((denial.reason, denial.findings[0].field.as_str()), (Reason::EventNotAdmitted, "event[0]"));
 }
 
+/// A policy about events, on the very hops of which nobody asked for the log so far.
+#[test]
+fn a_log_that_nobody_asked_for_may_come_with_the_next_round_and_no_later() {
+    let (before, after) = (view("", EXEC), view(&events("e", "", ADMITTED), EXEC));
+    let ledger = machine(&[("exec", "/usr/bin/ledger")]);
+    let admission = hop(&before, presented(&*ledger, false)).unwrap();
+    let binder = batch_report_data(1, &[9; 64]);
+    let produced = ledger.evidence(binder.as_bytes()).unwrap();
+    let silent = SessionEvidence {
+        media_type: produced.media_type,
+        value: &produced.value,
+        event_log: None,
+        report_data: &binder,
+        challenged: at(60),
+    };
+    let unasked = before.judge_session_before_log(&id(AUDIT), &admission, &silent, at(61)).unwrap();
+    assert!(unasked.valid_until > at(90).as_secs(), "nothing is to follow");
+    let kept = after.rejudge_session(&id(AUDIT), &admission, &unasked, at(70)).unwrap();
+    assert_eq!(kept.valid_until, at(85).as_secs(), "an answer may take 15 s");
+    // And so for a challenge that was under way.
+    let late = after.judge_session_before_log(&id(AUDIT), &admission, &silent, at(70)).unwrap();
+    assert_eq!(late.valid_until, at(85).as_secs());
+    let shown = round(&after, &admission, &*ledger, &RegisterState::default()).unwrap();
+    assert!(shown.valid_until > at(90).as_secs());
+    // Who was asked and had none has none.
+    let asked = before.judge_session(&id(AUDIT), &admission, &silent, at(61)).unwrap();
+    let denied = after.rejudge_session(&id(AUDIT), &admission, &asked, at(70));
+    assert_eq!(reason(denied), Reason::EventLogMissing);
+    // What is wrong for another reason does not wait.
+    let stale = SessionEvidence { challenged: at(0), ..silent };
+    let old = view(&events("e", "freshness: { maxEvidenceAge: 1m }", ADMITTED), EXEC);
+    let denied = old.judge_session_before_log(&id(AUDIT), &admission, &stale, at(70));
+    assert_eq!(reason(denied), Reason::EvidenceStale);
+}
+
 #[test]
 fn the_log_may_wait_for_the_first_round_and_no_longer() {
     let ledger = machine(&[("exec", "/usr/bin/ledger")]);

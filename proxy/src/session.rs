@@ -18,7 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::{Buf, BytesMut};
 use countersign_config::view::session::SessionAdmission;
-use countersign_evidence::{Denial, UnixTime};
+use countersign_evidence::Denial;
 use countersign_quoting::Quoted as Quote;
 use countersign_ratls::Identity;
 use countersign_ratls::session::{
@@ -63,8 +63,6 @@ struct Inner {
     open: bool,
     /// When an operator last asked for a proof.
     asked: Option<Duration>,
-    /// When the challenge was sent that is open.
-    challenged: Option<UnixTime>,
     /// What a cut is due to, while it is not a frame of the peer or its absence.
     cause: Option<fn(Denial) -> Cause>,
     /// Whether the verdict that comes back from the machine is one of ours, which
@@ -104,7 +102,6 @@ impl Session {
             wait: Some(now.monotonic),
             open: false,
             asked: None,
-            challenged: None,
             cause: None,
             counted: false,
         };
@@ -323,7 +320,6 @@ impl Hop {
             match inner.endpoint.poll(now) {
                 Action::Send(bytes) => {
                     inner.out.extend_from_slice(&bytes);
-                    inner.note_challenge(ctx);
                     if inner.out.len() > MAX_WAITING {
                         // The machine hears of it, so that it says no more.
                         inner.endpoint.end(now);
@@ -332,8 +328,7 @@ impl Hop {
                 }
                 Action::Quote(request) => inner.quote = Some(request),
                 Action::Appraise(received) => {
-                    let challenged = inner.challenged.unwrap_or(UnixTime::since_unix_epoch(Duration::ZERO));
-                    let verdict = self.appraise(session, &received, challenged, ctx);
+                    let verdict = self.appraise(session, &received, ctx);
                     inner.counted = verdict.is_err();
                     inner.endpoint.appraised(verdict, ctx.clock.moment());
                 }
@@ -388,17 +383,6 @@ impl Hop {
         } else {
             // There is no stream yet, and the last frame says why.
             self.refuse(cause);
-        }
-    }
-}
-
-impl Inner {
-    /// Keeps the time of the oldest challenge that is not answered: what is
-    /// answered later is no older.
-    fn note_challenge(&mut self, ctx: &Context) {
-        match self.endpoint.state().peer.in_round {
-            true => _ = self.challenged.get_or_insert_with(|| ctx.clock.now()),
-            false => self.challenged = None,
         }
     }
 }

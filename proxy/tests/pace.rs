@@ -116,11 +116,54 @@ async fn a_device_that_fails_once_is_asked_again() {
     eventually("a round", || [&pair.web, &pair.ledger].iter().all(|p| accepted(p) == 2)).await;
     for proxy in [&pair.web, &pair.ledger] {
         let metrics = proxy.metrics();
+        // The age of a proof counts from its challenge.
+        let proof = proxy.ctx.live.hops()[0].proof().unwrap();
+        assert_eq!(proof.challenged, support::NOW + INTERVAL);
         assert!(
             metrics.contains("mesh_quotes_total{purpose=\"session\",result=\"failure\"} 1\n"),
             "{metrics}"
         );
         assert!(!metrics.contains("mesh_connections_drained_total{"), "{metrics}");
+    }
+    pair.end().await;
+}
+
+/// A policy about the events of guests, where nobody asked for their logs before.
+#[tokio::test]
+async fn a_new_policy_about_events_asks_live_hops_and_ends_none() {
+    let pair = Pair::new().await;
+    let (mut app, mut workload) = pair.connect().await;
+    let text = format!(
+        r#"
+apiVersion: countersign.dev/v1alpha1
+kind: AttestationPolicy
+metadata: {{ name: events, namespace: payments }}
+spec:
+  level: L2
+  anyOf:
+    - tdx: {{ emulatedRoots: ["{}"], measurements: Any, runtimeEvents: Any }}
+"#,
+        pair.world.vendor.intel_root()
+    );
+    let events = countersign_config::parse("events.yaml", &text).unwrap().into_iter().map(Arc::new);
+    let resources = pair.world.resources(&pair.policy()).into_iter().chain(events).collect();
+    let view = pair.world.view_of(2, resources, &pair.world.collateral);
+    for proxy in [&pair.web, &pair.ledger] {
+        proxy.ctx.install(&view);
+        let hop = proxy.ctx.live.hops().remove(0);
+        assert!(hop.cut.cause().is_none(), "{:?}", hop.cut.cause());
+    }
+    // The next quote for a hop is 5 s after the last at the earliest.
+    pair.world.advance(5);
+    let shown = |proxy: &Proxy| proxy.ctx.live.hops()[0].proof().is_some_and(|p| p.registers.is_some());
+    eventually("rounds with logs", || shown(&pair.web) && shown(&pair.ledger)).await;
+    pair.world.advance(60);
+    app.write_all(b"still").await.unwrap();
+    let mut still = [0; 5];
+    workload.read_exact(&mut still).await.unwrap();
+    for proxy in [&pair.web, &pair.ledger] {
+        proxy.ctx.live.expire(&proxy.ctx);
+        assert!(!proxy.metrics().contains("mesh_connections_drained_total{"), "{}", proxy.metrics());
     }
     pair.end().await;
 }

@@ -63,6 +63,8 @@ pub struct SessionAdmission {
     pub generation: u64,
     /// How far the event log was replayed; `None` when none came along.
     pub registers: Option<RegisterState>,
+    /// Nobody has asked for the log.
+    log_unasked: bool,
     kept: Arc<Kept>,
 }
 
@@ -72,6 +74,12 @@ impl SessionAdmission {
     pub fn evidence(&self) -> (&'static str, &[u8]) {
         (self.kept.media_type, &self.kept.value)
     }
+}
+
+/// What is known of a peer's event log.
+struct Shown {
+    registers: Option<RegisterState>,
+    log_unasked: bool,
 }
 
 /// Evidence, kept to be judged again under other collateral.
@@ -132,11 +140,33 @@ impl View {
             }
             None => None,
         };
-        self.appraise_session(admission, &policies, verified, registers, evidence.challenged.as_secs(), now)
+        let shown = Shown { registers, log_unasked: false };
+        self.appraise_session(admission, &policies, verified, shown, evidence.challenged.as_secs(), now)
+    }
+
+    /// As [`judge_session`](View::judge_session), for a challenge that did not ask for
+    /// the event log. If a policy looks at it by now, the next round must show it:
+    /// the admission holds for as long as an answer may take.
+    ///
+    /// # Errors
+    /// As [`judge_session`](View::judge_session), `event-log-missing` excepted.
+    pub fn judge_session_before_log(
+        &self,
+        me: &SpiffeId,
+        admission: &Admission,
+        evidence: &SessionEvidence<'_>,
+        now: UnixTime,
+    ) -> Result<SessionAdmission, Denial> {
+        let policies = self.applied_to(me, admission)?;
+        let verified = self.verify_session(evidence.media_type, evidence.value, now)?;
+        evidence.report_data.check(&verified.claims.report_data)?;
+        let shown = Shown { registers: None, log_unasked: true };
+        self.appraise_session(admission, &policies, verified, shown, evidence.challenged.as_secs(), now)
     }
 
     /// Judges a peer again by what it proved last, without new evidence: after a
-    /// change of policies, reference values, collateral.
+    /// change of policies, reference values, collateral. What it was not asked for
+    /// yet it may show in the next round.
     ///
     /// # Errors
     /// As [`judge_session`](View::judge_session), `binding-mismatch` excepted:
@@ -155,7 +185,8 @@ impl View {
         if let Some(registers) = &last.registers {
             verified.claims = Arc::new(verified.claims.with_registers(registers));
         }
-        self.appraise_session(admission, &policies, verified, last.registers.clone(), last.challenged, now)
+        let shown = Shown { registers: last.registers.clone(), log_unasked: last.log_unasked };
+        self.appraise_session(admission, &policies, verified, shown, last.challenged, now)
     }
 
     fn applied_to(&self, me: &SpiffeId, admission: &Admission) -> Result<Vec<Applied<'_>>, Denial> {
@@ -187,18 +218,29 @@ impl View {
         admission: &Admission,
         policies: &[Applied<'_>],
         verified: Verified,
-        registers: Option<RegisterState>,
+        shown: Shown,
         challenged: u64,
         now: UnixTime,
     ) -> Result<SessionAdmission, Denial> {
         let Verified { claims, kept } = verified;
+        let Shown { registers, log_unasked } = shown;
         if let Some(certified) = &admission.claims {
             same_tee(certified, &claims)?;
         }
         let age = now.as_secs().saturating_sub(challenged);
         let (mut verdicts, mut audited, mut valid_until) = (Vec::new(), Vec::new(), claims.window.until);
-        for (policy, mode) in policies.iter().filter(|(policy, _)| policy.level.is_session_bound()) {
-            let verdict = appraise(Arc::clone(&claims), &policy.policy, &self.references, age, now);
+        let mut judged = Arc::clone(&claims);
+        let bound = || policies.iter().filter(|(policy, _)| policy.level.is_session_bound());
+        if log_unasked && bound().any(|(policy, _)| policy.wants_event_log()) {
+            let to_follow = claims.with_event_log_to_follow();
+            if to_follow != *claims {
+                let answer = bound().map(|(policy, _)| policy.continuous.timeout.0).min().unwrap_or_default();
+                valid_until = valid_until.min(now.as_secs().saturating_add(answer.as_secs()));
+                judged = Arc::new(to_follow);
+            }
+        }
+        for (policy, mode) in bound() {
+            let verdict = appraise(Arc::clone(&judged), &policy.policy, &self.references, age, now);
             match (&verdict.outcome, mode) {
                 (Outcome::Allow { valid_until: until, .. }, Mode::Enforce) => {
                     valid_until = valid_until.min(*until);
@@ -223,6 +265,7 @@ impl View {
             valid_until,
             generation,
             registers,
+            log_unasked,
             kept,
         })
     }

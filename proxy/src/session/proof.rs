@@ -1,7 +1,9 @@
 //! What a peer proves on a live connection, judged by the current view.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use countersign_config::View;
 use countersign_config::view::session::{SessionEvidence, SessionLog};
 use countersign_evidence::policy::Level;
 use countersign_evidence::{Denial, Finding, Reason, RegisterState, UnixTime};
@@ -15,13 +17,11 @@ use crate::context::Context;
 use crate::live::Hop;
 
 impl Hop {
-    /// Judges the answer to a challenge of second `challenged`. The proof is kept
-    /// before the machine hears of it: a view that comes in between finds it.
+    /// Judges the answer to a challenge. The proof is kept before the machine hears of it: a view that comes in between finds it.
     pub(super) fn appraise(
         &self,
         session: &Session,
         received: &Received,
-        challenged: UnixTime,
         ctx: &Context,
     ) -> Result<Acceptance, Denial> {
         // How far the log was replayed before; from its beginning if it starts anew.
@@ -39,13 +39,17 @@ impl Hop {
             value: &received.evidence,
             event_log,
             report_data: &received.report_data,
-            challenged,
+            challenged: UnixTime::since_unix_epoch(Duration::from_secs(received.challenged)),
+        };
+        let judge = match received.event_log_wanted {
+            true => View::judge_session,
+            // Asked before a policy wanted it: the next round does.
+            false => View::judge_session_before_log,
         };
         let view = ctx.view.load();
-        let judged = ctx
-            .clock
-            .check()
-            .and_then(|()| view.judge_session(&self.me, &self.admission(), &evidence, ctx.clock.now()));
+        let check = ctx.clock.check();
+        let judged =
+            check.and_then(|()| judge(&view, &self.me, &self.admission(), &evidence, ctx.clock.now()));
         match judged {
             Ok(proof) => {
                 let (until, registers) = (proof.valid_until, proof.registers.as_ref());

@@ -94,6 +94,8 @@ pub struct Received {
     pub evidence: Vec<u8>,
     /// Media type and bytes of the event log, when it was wanted.
     pub event_log: Option<(String, Vec<u8>)>,
+    /// Whether the event log was wanted. If not, the round says nothing about it.
+    pub event_log_wanted: bool,
     /// The entry from which the log was wanted.
     pub event_log_from: u64,
     /// The policy that the challenge named.

@@ -489,6 +489,7 @@ fn receive(
         media_type: media_type.to_owned(),
         evidence: value.to_vec(),
         event_log: parts.event_log.map(|(kind, log)| (kind.to_owned(), log.to_vec())),
+        event_log_wanted: wanted,
         event_log_from: asked.event_log_from,
         policy_id: demands.policy_id,
         challenged: asked.unix,
