@@ -141,6 +141,22 @@ impl Quoter {
         self.submit(peer, Class::Session(urgency), |reply| Job::Session(core, reply)).await
     }
 
+    /// As [`Quoter::session`], under a quote of its own, for a peer that verifies
+    /// no batches. Such quotes have a share of the device that they cannot exceed.
+    ///
+    /// # Errors
+    /// As [`Quoter::session`].
+    pub async fn session_alone(
+        &self,
+        core: SessionCore,
+        peer: u64,
+        urgency: Urgency,
+    ) -> Result<Quoted, QuoteError> {
+        let subject = Arc::new(Subject::sessions(vec![core.clone()])?);
+        let evidence = self.submit(peer, Class::Alone(urgency), |reply| Job::Solo(subject, reply)).await?;
+        Ok(Quoted { evidence, binder: core.binder(&[]), proof: None })
+    }
+
     /// What quotes.
     #[must_use]
     pub fn platform(&self) -> Platform {

@@ -23,9 +23,10 @@ pub struct Options {
     pub sessions: usize,
     /// Of these, for one peer.
     pub sessions_per_peer: usize,
-    /// Requests for quotes of their own that may wait: those for keys.
+    /// Requests for quotes of their own that may wait: those for keys. As many
+    /// may wait for sessions that want no batch, apart from them.
     pub solos: usize,
-    /// Of these, for one asker.
+    /// Of these, for one asker or peer.
     pub solos_per_peer: usize,
     /// The most sessions in one quote.
     pub leaves: usize,
@@ -73,6 +74,9 @@ pub enum Class {
     Solo,
     /// A leaf of a quote.
     Session(Urgency),
+    /// A quote of its own for a session whose peer verifies no batches. They start
+    /// at least some quoting times apart: such peers do not get the device of others.
+    Alone(Urgency),
 }
 
 /// Where a request waits.
@@ -81,14 +85,31 @@ enum Line {
     Solos,
     NewHops,
     Rounds,
+    Loners,
+}
+
+/// What the device was used for last: who waits for something else comes next.
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    Solo,
+    Loner,
+    Batch,
 }
 
 impl Class {
     const fn line(self) -> Line {
         match self {
             Self::Solo => Line::Solos,
+            Self::Alone(_) => Line::Loners,
             Self::Session(Urgency::NewHop) => Line::NewHops,
             Self::Session(Urgency::Round { .. }) => Line::Rounds,
+        }
+    }
+
+    const fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Session(Urgency::Round { by }) | Self::Alone(Urgency::Round { by }) => Some(by),
+            _ => None,
         }
     }
 }
@@ -153,9 +174,11 @@ pub struct Schedule<T> {
     solos: Ring,
     new_hops: Ring,
     rounds: Ring,
+    loners: Ring,
     device: Device,
-    solo_was_last: bool,
+    last: Turn,
     batch_started: Option<Instant>,
+    loner_started: Option<Instant>,
     quoting_time: Option<Duration>,
     next: u64,
 }
@@ -171,9 +194,11 @@ impl<T> Schedule<T> {
             solos: Ring::default(),
             new_hops: Ring::default(),
             rounds: Ring::default(),
+            loners: Ring::default(),
             device: Device::Free,
-            solo_was_last: false,
+            last: Turn::Batch,
             batch_started: None,
+            loner_started: None,
             quoting_time: None,
             next: 0,
         }
@@ -190,6 +215,9 @@ impl<T> Schedule<T> {
         let (waiting, of_peer, room, room_of_peer) = match class {
             Class::Solo => {
                 (self.solos.len(), self.solos.of(peer), self.options.solos, self.options.solos_per_peer)
+            }
+            Class::Alone(_) => {
+                (self.loners.len(), self.loners.of(peer), self.options.solos, self.options.solos_per_peer)
             }
             Class::Session(urgency) => {
                 let room = match urgency {
@@ -208,7 +236,7 @@ impl<T> Schedule<T> {
         }
         let ticket = Ticket(self.next);
         self.next = self.next.wrapping_add(1);
-        if let Class::Session(Urgency::Round { by }) = class {
+        if let Some(by) = class.deadline() {
             self.deadlines.insert((by, ticket));
         }
         self.line(class.line()).push(peer, ticket);
@@ -283,7 +311,7 @@ impl<T> Schedule<T> {
     /// Everything that waits, because nobody will quote any more.
     pub fn take_all(&mut self) -> Vec<T> {
         self.deadlines.clear();
-        (self.solos, self.new_hops, self.rounds) = Default::default();
+        (self.solos, self.new_hops, self.rounds, self.loners) = Default::default();
         std::mem::take(&mut self.waiting).into_values().map(|waiting| waiting.job).collect()
     }
 
@@ -296,6 +324,7 @@ impl<T> Schedule<T> {
             Line::Solos => &mut self.solos,
             Line::NewHops => &mut self.new_hops,
             Line::Rounds => &mut self.rounds,
+            Line::Loners => &mut self.loners,
         }
     }
 
@@ -314,23 +343,48 @@ impl<T> Schedule<T> {
     }
 
     fn start(&mut self, now: Instant) -> Step<T> {
-        let batch = self.batch_due(now);
-        let batch_now = batch.is_some_and(|due| due <= now);
-        // In turn, so that neither keeps the other from the device.
-        let batch_first = self.solos.is_empty() || batch_now && self.solo_was_last;
-        if !batch_first {
-            let Some(job) = self.take(Line::Solos, 1).pop() else { return Step::Wait };
-            self.solo_was_last = true;
-            self.device = Device::Busy { since: now };
-            return Step::Solo(job);
+        let (batch, loner) = (self.batch_due(now), self.loner_due(now));
+        let due = |time: Option<Instant>| time.is_some_and(|time| time <= now);
+        // In turn, so that none keeps the others from the device.
+        let order = match self.last {
+            Turn::Solo => [Turn::Batch, Turn::Loner, Turn::Solo],
+            Turn::Batch => [Turn::Solo, Turn::Loner, Turn::Batch],
+            Turn::Loner => [Turn::Batch, Turn::Solo, Turn::Loner],
+        };
+        let next = order.into_iter().find(|turn| match turn {
+            Turn::Solo => !self.solos.is_empty(),
+            Turn::Loner => due(loner),
+            Turn::Batch => due(batch),
+        });
+        let Some(turn) = next else {
+            return earliest(batch, loner).map_or(Step::Wait, Step::WaitUntil);
+        };
+        let alone = match turn {
+            Turn::Solo => self.take(Line::Solos, 1).pop(),
+            Turn::Loner => self.take(Line::Loners, 1).pop(),
+            Turn::Batch => None,
+        };
+        self.last = turn;
+        match turn {
+            Turn::Solo => {}
+            Turn::Loner => self.loner_started = Some(now),
+            Turn::Batch => self.batch_started = Some(now),
         }
-        if !batch_now {
-            return batch.map_or(Step::Wait, Step::WaitUntil);
-        }
-        self.solo_was_last = false;
-        self.batch_started = Some(now);
         self.device = Device::Busy { since: now };
-        Step::Batch(self.take_batch())
+        match alone {
+            Some(job) => Step::Solo(job),
+            None => Step::Batch(self.take_batch()),
+        }
+    }
+
+    /// When the next quote starts for a session alone if nothing else happens. Not
+    /// sooner than a quarter of the device's time allows.
+    fn loner_due(&self, now: Instant) -> Option<Instant> {
+        if self.loners.is_empty() {
+            return None;
+        }
+        let pause = self.quoting_time.unwrap_or_default().saturating_mul(self.options.pause_quotes);
+        Some(self.loner_started.and_then(|started| started.checked_add(pause)).unwrap_or(now).max(now))
     }
 
     /// When the next batch starts if nothing else happens.
@@ -344,7 +398,7 @@ impl<T> Schedule<T> {
         let quoting = self.quoting_time.unwrap_or_default();
         let pause = self.options.pause.max(quoting.saturating_mul(self.options.pause_quotes));
         let paced = self.batch_started.and_then(|started| started.checked_add(pause)).unwrap_or(now);
-        // Twice the time it took, since a quote for a key may come in between.
+        // Twice the time it took, since another quote may come in between.
         let hurried =
             self.first_deadline().map(|by| by.checked_sub(quoting.saturating_mul(2)).unwrap_or(now));
         earliest(Some(paced), hurried)
@@ -372,7 +426,7 @@ impl<T> Schedule<T> {
 
     fn forget(&mut self, ticket: Ticket) -> Option<Waiting<T>> {
         let waiting = self.waiting.remove(&ticket)?;
-        if let Class::Session(Urgency::Round { by }) = waiting.class {
+        if let Some(by) = waiting.class.deadline() {
             self.deadlines.remove(&(by, ticket));
         }
         Some(waiting)

@@ -229,6 +229,29 @@ async fn rounds_come_in_time_for_their_deadlines_or_hear_at_once_that_they_do_no
 }
 
 #[tokio::test(start_paused = true)]
+async fn peers_that_verify_no_batches_do_not_keep_us_from_our_certificate() {
+    let device = Device::new(QUOTE);
+    let quoter = quoter(&device);
+    let alone: Vec<_> = (0..64)
+        .map(|n| {
+            let quoter = quoter.clone();
+            let by = by(60 * SECOND);
+            tokio::spawn(async move { quoter.session_alone(core(n), u64::from(n % 8), by).await })
+        })
+        .collect();
+    settle().await;
+    let started = Instant::now();
+    quoter.key(&context(1)).await.unwrap();
+    assert!(started.elapsed() <= 2 * QUOTE, "{:?}", started.elapsed());
+    for (n, asked) in (0..).zip(alone) {
+        let quoted = asked.await.unwrap().unwrap();
+        assert!(quoted.proof.is_none());
+        check(&core(n), &quoted);
+    }
+    assert_eq!(quoter.stats().refused, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_the_task_ends_everybody_hears_it() {
     let device = Device::new(QUOTE);
     let (quoter, task) = Quoter::new(Arc::clone(&device) as _, Options::default());

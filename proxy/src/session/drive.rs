@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use countersign_evidence::Denial;
-use countersign_quoting::{QuoteError, Quoted, Quoter, Subject, Urgency};
+use countersign_quoting::{QuoteError, Quoted, Quoter, Urgency};
 use countersign_ratls::session::{Endpoint, QuoteRequest};
 use tokio::time::{Instant, sleep};
 
@@ -170,15 +170,14 @@ async fn quote(
     left: Duration,
 ) -> Result<Quoted, QuoteError> {
     let core = request.core.clone();
-    if request.batch {
-        let urgency = match request.urgent {
-            true => Urgency::NewHop,
-            false => Urgency::Round { by: (Instant::now() + left).into_std() },
-        };
-        return quoter.session(core, peer, urgency).await;
+    let urgency = match request.urgent {
+        true => Urgency::NewHop,
+        false => Urgency::Round { by: (Instant::now() + left).into_std() },
+    };
+    match request.batch {
+        true => quoter.session(core, peer, urgency).await,
+        false => quoter.session_alone(core, peer, urgency).await,
     }
-    let evidence = quoter.alone(Subject::sessions(vec![core.clone()])?, peer).await?;
-    Ok(Quoted { evidence, binder: core.binder(&[]), proof: None })
 }
 
 async fn finished(quote: &mut Option<(Quote, Option<u64>)>) -> (Result<Quoted, Denial>, Option<u64>) {

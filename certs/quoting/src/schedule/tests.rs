@@ -250,6 +250,38 @@ fn keys_and_sessions_take_turns() {
 }
 
 #[test]
+fn sessions_that_want_no_batch_take_neither_the_places_of_keys_nor_their_device() {
+    let mut world = World::new();
+    world.solo(0, 0).unwrap();
+    world.quote(QUOTE);
+    let alone = |world: &mut World, peer, job| {
+        let by = world.now + 15 * SECOND;
+        world.schedule.push(world.now, peer, Class::Alone(Urgency::Round { by }), job)
+    };
+    for job in 0..64 {
+        alone(&mut world, u64::from(job % 8), 100 + job).unwrap();
+    }
+    assert_eq!(alone(&mut world, 9, 200), Err(Refused::Full));
+    world.solo(0, 1).unwrap();
+    world.solo(0, 2).unwrap();
+    // In turn with others as long as it is their turn, and after that only so often.
+    assert_eq!(world.quote(QUOTE), Step::Solo(100));
+    assert_eq!(world.quote(QUOTE), Step::Solo(1));
+    assert_eq!(world.quote(QUOTE), Step::Solo(2));
+    assert_eq!(world.due(), Some(QUOTE));
+    world.pass(QUOTE);
+    assert_eq!(world.quote(QUOTE), Step::Solo(101));
+    // A new hop finds the device free three quarters of the time.
+    assert_eq!(world.due(), Some(3 * QUOTE));
+    world.new_hop(1, 10).unwrap();
+    assert_eq!(world.quote(QUOTE), Step::Batch(vec![10]));
+    // What waits for too long hears of it.
+    world.pass(15 * SECOND);
+    assert!(matches!(world.poll(), Step::Late(jobs) if jobs.len() == 62));
+    assert!(world.schedule.is_empty());
+}
+
+#[test]
 fn who_withdraws_leaves_nothing_behind() {
     let mut world = World::new();
     let first = world.new_hop(1, 10).unwrap();
