@@ -193,6 +193,29 @@ fn a_peer_proves_itself_for_the_connection() {
 }
 
 #[test]
+fn where_a_peer_proves_itself_in_rounds_its_certificate_may_be_old() {
+    let fresh = |level| more("fresh", &format!("freshness: {{ maxEvidenceAge: 5m }}\n  level: {level}"));
+    let judge_at = |text: &str, seconds| {
+        WORLD.view(text).judge_hop(&id(AUDIT), WORLD.presented(LEDGER, TdxSpec::default()), at(seconds))
+    };
+    let text = resources() + &fresh("L2");
+    let admission = judge_at(&text, 600).unwrap();
+    assert_eq!(admission.valid_until, NOW + 7200, "the SVID ends first");
+    let view = WORLD.view(&text);
+    assert!(judge(&view, &admission, TdxSpec::default(), &binder(7), 600, 601).is_ok());
+    let late = judge(&view, &admission, TdxSpec::default(), &binder(7), 600, 901);
+    assert_eq!(reason(late), Reason::EvidenceStale);
+    // No round follows for a policy of a lower level, and where one of a higher
+    // level is only recorded.
+    assert_eq!(reason(judge_at(&(resources() + &fresh("L1")), 600)), Reason::EvidenceStale);
+    let head = "name: everyone, namespace: payments }\nspec:\n";
+    let lower = resources().replace(head, &format!("{head}  level: L1\n"));
+    let admission = judge_at(&(lower + &fresh("L2\n  mode: Audit")), 600).unwrap();
+    let audited: Vec<_> = admission.audited.iter().map(|denial| denial.reason).collect();
+    assert_eq!(audited, [Reason::EvidenceStale]);
+}
+
+#[test]
 fn evidence_for_another_connection_proves_nothing() {
     let view = WORLD.view(&resources());
     let admission = admitted(&view, TdxSpec::default());

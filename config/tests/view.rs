@@ -43,8 +43,8 @@ fn an_approved_peer_is_admitted_until_the_first_of_its_proofs_ends() {
     assert!(admission.claims.unwrap().emulated);
     assert_eq!(admission.valid_until, NOW + 7200, "the SVID ends first");
 
-    let fresh = resources() + &policy("payments", "fresh", "freshness: { maxEvidenceAge: 1h }", "Any");
-    let view = WORLD.view(&fresh);
+    let fresh = "freshness: { maxEvidenceAge: 1h }\n  level: L1";
+    let view = WORLD.view(&(resources() + &policy("payments", "fresh", fresh, "Any")));
     let admission = judge(&view, WORLD.presented(LEDGER, TdxSpec::default()), 60).unwrap();
     assert_eq!(admission.valid_until, admission.presented.not_before + 3600);
     let stale = judge(&view, WORLD.presented(LEDGER, TdxSpec::default()), 3700);

@@ -84,8 +84,8 @@ pub(super) fn is_native_only(forms: &[EvidenceForm]) -> bool {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Freshness {
     /// The age counts from the issue of the certificate, for which the evidence
-    /// was made. At least 30s, because certificates are back-dated by 10s. The age
-    /// of evidence that is made for a connection counts from its challenge.
+    /// was made. At least 30s, because certificates are back-dated by 10s. From
+    /// level L2 on it counts from the challenge of the last round instead.
     pub max_evidence_age: Duration,
 }
 

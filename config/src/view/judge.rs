@@ -1,8 +1,9 @@
 //! The judgement of peers: path, evidence, policies.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use countersign_evidence::policy::Level;
+use countersign_evidence::policy::{Level, Policy};
 use countersign_evidence::verdict::{Outcome, Rejection};
 use countersign_evidence::{
     Claims, Denial, Evidence, Finding, Reason, RegisterState, UnixTime, Verdict, appraise,
@@ -185,6 +186,8 @@ impl View {
             }
         }
         let claims = self.verify_conveyed(evidence, now)?;
+        // A policy that is only recorded makes nobody prove himself in rounds.
+        let rounds = rounds && asking.iter().any(|(p, m)| *m == Mode::Enforce && p.level.is_session_bound());
         let in_rounds = |policy: &HopPolicy| rounds && policy.level.is_session_bound();
         let deferring = asking.iter().any(|(p, _)| p.wants_event_log() && in_rounds(p));
         let deferred = deferring.then(|| Arc::new(claims.with_event_log_to_follow()));
@@ -194,11 +197,13 @@ impl View {
         let mut denial = None;
         for (policy, mode) in asking {
             let claims = deferred.as_ref().filter(|_| in_rounds(policy)).unwrap_or(&claims);
+            // Where evidence for the connection follows, the age is that of its challenge.
+            let age = (!in_rounds(policy)).then_some(age);
             let verdict = self.verdict(policy, evidence.form, claims, age, now);
             match (&verdict.outcome, mode) {
                 (Outcome::Allow { valid_until: until, .. }, Mode::Enforce) => {
                     valid_until = valid_until.min(*until);
-                    if let Some(most) = policy.policy.max_evidence_age {
+                    if let Some(most) = policy.policy.max_evidence_age.filter(|_| age.is_some()) {
                         valid_until = valid_until.min(presented.not_before.saturating_add(most));
                     }
                 }
@@ -240,7 +245,7 @@ impl View {
         for (policy, _) in audits {
             match &verified {
                 Ok((form, claims)) => {
-                    let verdict = self.verdict(policy, *form, claims, age, now);
+                    let verdict = self.verdict(policy, *form, claims, Some(age), now);
                     admission.audited.extend(verdict.denial());
                     admission.verdicts.push(verdict);
                 }
@@ -253,16 +258,21 @@ impl View {
         admission
     }
 
+    /// Without an age, how old the evidence may be is not looked at.
     fn verdict(
         &self,
         policy: &HopPolicy,
         form: Form,
         claims: &Arc<Claims>,
-        age: u64,
+        age: Option<u64>,
         now: UnixTime,
     ) -> Verdict {
         if policy.accepts(form) {
-            return appraise(Arc::clone(claims), &policy.policy, &self.references, age, now);
+            let rules = match (age, policy.policy.max_evidence_age) {
+                (None, Some(_)) => Cow::Owned(Policy { max_evidence_age: None, ..policy.policy.clone() }),
+                _ => Cow::Borrowed(&policy.policy),
+            };
+            return appraise(Arc::clone(claims), &rules, &self.references, age.unwrap_or_default(), now);
         }
         let rejection =
             Rejection { rule: "acceptForms".to_owned(), findings: vec![form_finding(policy, form)] };
