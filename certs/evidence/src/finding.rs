@@ -18,16 +18,46 @@ pub struct Finding {
     pub presented: String,
 }
 
+/// No field, and nothing that was presented, is shown with more characters. What a
+/// genuine peer presents is shorter: the longest is a register of 64 bytes.
+const MOST: usize = 256;
+
 impl Finding {
-    /// A finding about `field`.
+    /// A finding about `field`. What a peer may have chosen is kept in part only.
     pub fn new(
         reason: Reason,
         field: impl Into<String>,
         expected: impl Into<String>,
         presented: impl Into<String>,
     ) -> Self {
-        Self { reason, field: field.into(), expected: expected.into(), presented: presented.into() }
+        let (field, presented) = (tame(field.into(), MOST), tame(presented.into(), MOST));
+        Self { reason, field, expected: tame(expected.into(), usize::MAX), presented }
     }
+}
+
+/// The text in at most so many characters, none of which ends a line, steers a
+/// terminal or changes the order in which others are shown: peers choose labels,
+/// names and types, and have them written to logs before anybody knows who they are.
+fn tame(text: String, most: usize) -> String {
+    let wild = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+    };
+    if text.len() <= most && !text.contains(wild) {
+        return text;
+    }
+    let mut tamed = String::with_capacity(text.len().min(most));
+    for (index, c) in text.chars().enumerate() {
+        if index == most {
+            tamed.push('…');
+            break;
+        }
+        match wild(c) {
+            true => tamed.extend(c.escape_default()),
+            false => tamed.push(c),
+        }
+    }
+    tamed
 }
 
 impl fmt::Display for Finding {
@@ -103,6 +133,24 @@ impl std::error::Error for Denial {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_peer_presents_stays_on_its_line_and_is_not_long() {
+        let label = "x\n2026-11-21 INFO all is well\r\u{1b}[2J\u{9b}1m\u{202e}";
+        let finding = Finding::new(Reason::UnsupportedFormat, label, "a label\nor two", label);
+        let tamed = "x\\n2026-11-21 INFO all is well\\r\\u{1b}[2J\\u{9b}1m\\u{202e}";
+        assert_eq!((finding.field.as_str(), finding.presented.as_str()), (tamed, tamed));
+        assert_eq!(
+            finding.to_string(),
+            format!("unsupported-format: {tamed} is {tamed}, accepted: a label\\nor two")
+        );
+        let long = Finding::new(Reason::Malformed, "é".repeat(50_000), "x".repeat(1000), "\0".repeat(50_000));
+        assert_eq!(long.field, format!("{}…", "é".repeat(256)));
+        assert_eq!(long.presented, format!("{}…", "\\u{0}".repeat(256)));
+        assert_eq!(long.expected.len(), 1000, "what we accept is ours to say");
+        let register = "ab".repeat(64);
+        assert_eq!(Finding::new(Reason::MeasurementMismatch, "rtmr[0]", "", &*register).presented, register);
+    }
 
     #[test]
     fn what_is_not_there_is_not_called_none() {

@@ -161,6 +161,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_stranger_names_things_writes_no_log() {
+        let line = "\n2026-11-21T15:00:00Z  INFO admitted spiffe://x.example/a\u{1b}[2K".repeat(800);
+        let label = |label: &str| {
+            let mut writer = Writer::default();
+            writer.map(2).text(COLLECTION_TYPE).text(PROFILE);
+            writer.text(label).array(2).text("a/b").bytes(&[1]);
+            writer.0
+        };
+        let kind = |kind: &str| {
+            let mut writer = Writer::default();
+            writer.map(2).text("cpu").array(3).text("a/b").bytes(&[1]).uint(4);
+            writer.text(COLLECTION_TYPE).text(kind);
+            writer.0
+        };
+        let media_type = encode(&context(), &line, &[1], None);
+        for bytes in [label(&line), kind(&line), media_type] {
+            let Err(finding) = Native::decode(&bytes) else { continue };
+            let told = finding.to_string();
+            assert!(!told.contains(char::is_control), "{told}");
+            assert!(told.chars().count() < 3000, "{told}");
+            assert!(finding.field.len() + finding.presented.len() < 2500, "{finding:?}");
+        }
+    }
+
+    #[test]
     fn companions_are_bound_and_strangers_are_refused() {
         let with = |label: &str| {
             let mut writer = Writer::default();
