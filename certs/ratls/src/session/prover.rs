@@ -181,10 +181,10 @@ impl Prover {
         }
         .encode();
         if payload.len() as u64 > terms.max_evidence {
-            let (expected, presented) = (format!("at most {} bytes", terms.max_evidence), payload.len());
-            return Err(
-                Finding::new(Reason::Oversized, "our evidence", expected, presented.to_string()).into()
-            );
+            // Nobody sent anything wrong: the peer is not to be distrusted for it.
+            let expected = format!("at most {} bytes, as the peer's Hello says", terms.max_evidence);
+            let presented = format!("{} bytes", payload.len());
+            return Err(Finding::new(Reason::Overloaded, "our evidence", expected, presented).into());
         }
         let binder = *challenged.core.binder(&[]).as_bytes();
         out.send(Kind::Evidence, &payload);

@@ -4,7 +4,7 @@ use countersign_evidence::Reason;
 use countersign_ratls::session::collection::Parts;
 use countersign_ratls::session::frame::{self, Kind};
 use countersign_ratls::session::message::{Evidence, Hello, encode_changed};
-use countersign_ratls::session::{Demands, Side, WireReason};
+use countersign_ratls::session::{Demands, Ending, Side, WireReason};
 
 use crate::common::sha256;
 use crate::pump::*;
@@ -217,8 +217,9 @@ fn evidence_is_as_large_as_we_said() {
         let large = hop.server.sent.iter().any(|(kind, _)| *kind == Kind::Evidence);
         assert_eq!(large, fits, "{size}");
         if !fits {
-            // An honest peer does not even send it.
-            assert_eq!(hop.server.ended(), Some((Reason::Oversized, false)));
+            // An honest peer does not even send it, and blames nobody for it.
+            assert_eq!(hop.server.ended(), Some((Reason::Overloaded, false)));
+            assert_eq!(Ending::of(Reason::Overloaded), Ending::Drain);
             // Any other is told at the frame's head.
             let mut head = (size as u32 + 2).to_be_bytes().to_vec();
             head.push(Kind::Evidence.byte());
