@@ -329,12 +329,33 @@ async fn a_socket_is_taken_over_from_the_dead_and_not_from_the_living() {
     let error = Socket::bind(&path, 0o600, None).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
     assert_eq!(fs::read(&path).unwrap(), b"precious");
-    // A directory in which anybody may put his own socket in the place of ours.
-    let open = dir.path().join("open");
-    fs::create_dir(&open).unwrap();
-    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-    let error = Socket::bind(&open.join("quotes"), 0o600, None).await.unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+}
+
+#[tokio::test]
+async fn nobody_else_may_put_a_file_where_the_socket_is() {
+    let dir = tempfile::tempdir().unwrap();
+    // The sticky bit keeps nobody from taking the place first.
+    for mode in [0o777, 0o1777, 0o775, 0o1770, 0o757] {
+        let open = dir.path().join(format!("{mode:o}"));
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(mode)).unwrap();
+        let error = Socket::bind(&open.join("quotes"), 0o600, None).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{mode:o}");
+        assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
+    }
+    if rustix::process::geteuid().is_root() {
+        let foreign = dir.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        std::os::unix::fs::chown(&foreign, Some(4711), None).unwrap();
+        let error = Socket::bind(&foreign.join("quotes"), 0o600, None).await.unwrap_err();
+        assert!(error.to_string().contains("of user 4711"), "{error}");
+    }
+    // A lock that leads elsewhere is not followed.
+    let path = dir.path().join("quotes");
+    let elsewhere = dir.path().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, dir.path().join("quotes.lock")).unwrap();
+    Socket::bind(&path, 0o600, None).await.unwrap_err();
+    assert!(!elsewhere.exists() && !path.exists());
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ impl Socket {
     ///
     /// # Errors
     /// When another broker listens there, when `path` is something else than a
-    /// socket, when anybody may replace what is in its directory, or when the
+    /// socket, when others may replace what is in its directory, or when the
     /// system refuses.
     pub async fn bind(path: &Path, mode: u32, gid: Option<u32>) -> io::Result<Self> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -77,12 +77,20 @@ impl Drop for SocketFile {
     }
 }
 
-/// In a directory that everybody may write to without the sticky bit, anybody
-/// could put his own socket in the place of ours.
+/// Who may write to the directory could put his own socket in the place of ours,
+/// or, where the sticky bit keeps him from that, take the place before we come. So
+/// nobody may but its owner, and that is the superuser or we.
 fn check_directory(directory: &Path) -> io::Result<()> {
-    let mode = fs::metadata(directory)?.mode();
-    if mode & 0o002 != 0 && mode & 0o1000 == 0 {
-        let what = format!("everybody may replace the files in {}", directory.display());
+    let metadata = fs::metadata(directory)?;
+    let owners = [0, rustix::process::geteuid().as_raw()];
+    let others = metadata.mode() & 0o022 != 0;
+    if others || !owners.contains(&metadata.uid()) {
+        let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
+        let what = format!(
+            "others may replace the files in {} (mode {mode:04o}, of user {owner}): put the socket into a \
+             directory of its own",
+            directory.display()
+        );
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
     }
     Ok(())
@@ -96,6 +104,7 @@ fn lock(path: &Path) -> io::Result<File> {
         .write(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
         .open(beside(path, ".lock"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
