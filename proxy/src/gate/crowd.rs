@@ -5,12 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use countersign_evidence::{Denial, Finding, Reason};
+use countersign_ratls::SpiffeId;
+use countersign_ratls::peer::Presented;
 
 use crate::context::Context;
 
 /// Connections of one key that may stand before the gate at once: an honest peer
 /// opens one at a time.
 const PER_KEY: usize = 16;
+/// Of one identity: its replicas have a key each, and who gets himself many
+/// certificates shall not keep all others from the gate.
+const PER_IDENTITY: usize = 64;
 /// How long a key that was cut for cause is refused without a look, and at most
 /// how many such keys are remembered.
 const DISTRUST: Duration = Duration::from_secs(10);
@@ -18,14 +23,29 @@ const DISTRUSTED: usize = 1024;
 
 type Key = [u8; 32];
 
-/// Peers before the gate, by the SHA-256 of their keys.
+/// Peers before the gate, by the SHA-256 of their keys and by their identities.
 #[derive(Clone, Debug, Default)]
 pub struct Crowd(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: HashMap<Key, usize>,
+    waiting: HashMap<Who, usize>,
     distrusted: HashMap<Key, Distrust>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Who {
+    Key(Key),
+    Identity(SpiffeId),
+}
+
+impl Who {
+    const fn limit(&self) -> (usize, &'static str) {
+        match self {
+            Self::Key(_) => (PER_KEY, "key"),
+            Self::Identity(_) => (PER_IDENTITY, "identity"),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -39,16 +59,23 @@ struct Distrust {
 #[derive(Debug)]
 pub(crate) struct Place {
     crowd: Crowd,
-    key: Key,
+    taken: Vec<Who>,
 }
 
 impl Crowd {
-    /// A place for a peer with this key.
-    pub(super) fn enter(&self, key: Key, ctx: &Context) -> Result<Place, Denial> {
-        self.enter_at(key, ctx.clock.monotonic(), ctx.view.load().generation)
+    /// A place for this peer.
+    pub(super) fn enter(&self, peer: &Presented, ctx: &Context) -> Result<Place, Denial> {
+        let (key, id) = (peer.spki_sha256, peer.id.as_ref());
+        self.enter_at(key, id, ctx.clock.monotonic(), ctx.view.load().generation)
     }
 
-    fn enter_at(&self, key: Key, now: Duration, generation: u64) -> Result<Place, Denial> {
+    fn enter_at(
+        &self,
+        key: Key,
+        id: Option<&SpiffeId>,
+        now: Duration,
+        generation: u64,
+    ) -> Result<Place, Denial> {
         let mut state = self.lock();
         if let Some(distrust) = state.distrusted.get(&key) {
             // Another view may see it with other eyes.
@@ -57,15 +84,28 @@ impl Crowd {
             }
             state.distrusted.remove(&key);
         }
-        let waiting = state.waiting.entry(key).or_default();
-        if *waiting >= PER_KEY {
-            let expected = format!("at most {PER_KEY} of one key");
-            return Err(
-                Finding::new(Reason::Overloaded, "connections before the gate", expected, "more").into()
-            );
+        drop(state);
+        // What was taken before the one that is full goes with the place.
+        let mut place = Place { crowd: self.clone(), taken: Vec::new() };
+        for who in std::iter::once(Who::Key(key)).chain(id.cloned().map(Who::Identity)) {
+            let (most, kind) = who.limit();
+            let mut state = self.lock();
+            let waiting = state.waiting.get(&who).copied().unwrap_or_default();
+            if waiting >= most {
+                drop(state);
+                let expected = format!("at most {most} of one {kind}");
+                return Err(Finding::new(
+                    Reason::Overloaded,
+                    "connections before the gate",
+                    expected,
+                    "more",
+                )
+                .into());
+            }
+            state.waiting.insert(who.clone(), waiting + 1);
+            place.taken.push(who);
         }
-        *waiting += 1;
-        Ok(Place { crowd: self.clone(), key })
+        Ok(place)
     }
 
     /// A peer with this key was cut for cause: it is refused for a while, unless
@@ -94,10 +134,12 @@ impl Crowd {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.crowd.lock();
-        if let Some(waiting) = state.waiting.get_mut(&self.key) {
-            *waiting = waiting.saturating_sub(1);
-            if *waiting == 0 {
-                state.waiting.remove(&self.key);
+        for who in &self.taken {
+            if let Some(waiting) = state.waiting.get_mut(who) {
+                *waiting = waiting.saturating_sub(1);
+                if *waiting == 0 {
+                    state.waiting.remove(who);
+                }
             }
         }
     }
@@ -113,11 +155,26 @@ mod tests {
     #[test]
     fn one_key_has_so_many_places_and_gets_them_back() {
         let crowd = Crowd::default();
-        let places: Vec<_> = (0..PER_KEY).map(|_| crowd.enter_at([1; 32], SOON, 1).unwrap()).collect();
-        assert_eq!(crowd.enter_at([1; 32], SOON, 1).unwrap_err().reason, Reason::Overloaded);
-        assert!(crowd.enter_at([2; 32], SOON, 1).is_ok());
+        let places: Vec<_> = (0..PER_KEY).map(|_| crowd.enter_at([1; 32], None, SOON, 1).unwrap()).collect();
+        assert_eq!(crowd.enter_at([1; 32], None, SOON, 1).unwrap_err().reason, Reason::Overloaded);
+        assert!(crowd.enter_at([2; 32], None, SOON, 1).is_ok());
         drop(places);
-        assert!(crowd.enter_at([1; 32], SOON, 1).is_ok());
+        assert!(crowd.enter_at([1; 32], None, SOON, 1).is_ok());
+        assert!(crowd.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn one_identity_has_so_many_places_whatever_its_keys() {
+        let crowd = Crowd::default();
+        let [one, other] =
+            ["a", "b"].map(|name| SpiffeId::parse(&format!("spiffe://x.example/{name}")).unwrap());
+        let enter = |key: usize, id| crowd.enter_at([u8::try_from(key).unwrap(); 32], Some(id), SOON, 1);
+        let places: Vec<_> = (0..PER_IDENTITY).map(|key| enter(key, &one).unwrap()).collect();
+        let denial = enter(200, &one).unwrap_err();
+        assert!(denial.to_string().contains("at most 64 of one identity"), "{denial}");
+        assert!(enter(200, &other).is_ok());
+        drop(places);
+        assert!(enter(200, &one).is_ok());
         assert!(crowd.lock().waiting.is_empty());
     }
 
@@ -127,11 +184,11 @@ mod tests {
         let denial: Denial = Finding::new(Reason::BindingMismatch, "", "", "").into();
         let begin = || crowd.distrust_at([1; 32], &denial, Duration::ZERO, 1);
         begin();
-        assert_eq!(crowd.enter_at([1; 32], SOON, 1).unwrap_err().reason, Reason::BindingMismatch);
-        assert!(crowd.enter_at([2; 32], SOON, 1).is_ok());
-        assert!(crowd.enter_at([1; 32], SOON, 2).is_ok(), "another configuration");
+        assert_eq!(crowd.enter_at([1; 32], None, SOON, 1).unwrap_err().reason, Reason::BindingMismatch);
+        assert!(crowd.enter_at([2; 32], None, SOON, 1).is_ok());
+        assert!(crowd.enter_at([1; 32], None, SOON, 2).is_ok(), "another configuration");
         begin();
-        assert!(crowd.enter_at([1; 32], LATER, 1).is_ok(), "later");
+        assert!(crowd.enter_at([1; 32], None, LATER, 1).is_ok(), "later");
     }
 
     #[test]
