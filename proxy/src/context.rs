@@ -125,7 +125,7 @@ impl Context {
     pub fn sampled(&self) -> Result<Vec<u8>, prometheus::Error> {
         let metrics = &self.metrics.attestation;
         let set = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        set(&metrics.queue, self.quoter.stats().waiting as u64);
+        metrics.queue(&self.quoter.stats());
         set(&metrics.oldest, self.live.oldest_proof(self.clock.monotonic()).as_secs());
         set(&metrics.untracked, self.live.untracked());
         self.metrics.render()

@@ -1,12 +1,14 @@
 //! What is measured about proofs: those of peers and our own.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use countersign_quoting::{Event, Measuring, Moving, Platform, Quoting, Source, Subject};
+use countersign_quoting::{Event, Measuring, Moving, Platform, Quoting, Source, Stats, Subject};
 use countersign_ratls::peer::Role;
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
 use tokio::time::Instant;
 
 use super::metrics::direction;
@@ -30,8 +32,11 @@ pub struct Attestation {
     pub oldest: IntGauge,
     /// [`n::UNTRACKED`].
     pub untracked: IntGauge,
-    /// [`n::QUOTE_QUEUE`].
-    pub queue: IntGauge,
+    queue: IntGauge,
+    /// What the queue has counted is added to these.
+    unserved: IntCounterVec,
+    hangs: IntCounter,
+    counting: Arc<Mutex<()>>,
     quotes: IntCounterVec,
     quote_seconds: Histogram,
     batch: Histogram,
@@ -100,6 +105,21 @@ impl Attestation {
                 ),
             )?,
             queue: known(registry, IntGauge::new(n::QUOTE_QUEUE, "Requests for quotes that wait."))?,
+            unserved: known(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        n::QUOTE_UNSERVED,
+                        "Requests for quotes that were given up before the device was asked.",
+                    ),
+                    &[n::CAUSE],
+                ),
+            )?,
+            hangs: known(
+                registry,
+                IntCounter::new(n::QUOTE_HANGS, "How often the quoting device did not answer."),
+            )?,
+            counting: Arc::default(),
             quotes: known(
                 registry,
                 IntCounterVec::new(
@@ -133,6 +153,20 @@ impl Attestation {
         self.gate.with_label_values(&[direction(role), alpn]).observe(took.as_secs_f64());
     }
 
+    /// What the queue of the quoting device says of itself.
+    pub fn queue(&self, stats: &Stats) {
+        self.queue.set(i64::try_from(stats.waiting).unwrap_or(i64::MAX));
+        // One at a time, so that nothing is added twice.
+        let _counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
+        let raise = |counter: &IntCounter, to: u64| counter.inc_by(to.saturating_sub(counter.get()));
+        raise(&self.hangs, stats.hangs);
+        for (cause, count) in
+            [("refused", stats.refused), ("late", stats.late), ("withdrawn", stats.withdrawn)]
+        {
+            raise(&self.unserved.with_label_values(&[cause]), count);
+        }
+    }
+
     /// A configuration is in force.
     pub fn enforced(&self, took: Duration) {
         self.enforcement.observe(took.as_secs_f64());
@@ -154,6 +188,7 @@ impl Attestation {
     pub(super) fn sample(&self) {
         self.round(Role::Client, "accept", "none");
         self.drained("timeout");
+        self.queue(&Stats::default());
         self.gate(Role::Client, "ratls-h2/1", Duration::ZERO);
         self.quotes.with_label_values(&["session", "success"]).inc();
     }
@@ -192,5 +227,22 @@ impl Source for Measured {
 
     fn moved(&self, known: u64) -> Moving<'_> {
         self.inner.moved(known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_queue_counted_is_counted_once_however_often_somebody_asks() {
+        let metrics = Attestation::new(&Registry::new()).unwrap();
+        let stats = |late, hangs| Stats { late, hangs, refused: 7, waiting: 3, ..Stats::default() };
+        for stats in [stats(2, 0), stats(2, 0), stats(5, 1)] {
+            metrics.queue(&stats);
+        }
+        let unserved = |cause| metrics.unserved.with_label_values(&[cause]).get();
+        assert_eq!((unserved("late"), unserved("refused"), unserved("withdrawn")), (5, 7, 0));
+        assert_eq!((metrics.hangs.get(), metrics.queue.get()), (1, 3));
     }
 }

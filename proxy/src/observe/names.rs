@@ -38,6 +38,10 @@ pub const QUOTES: &str = "mesh_quotes_total";
 pub const QUOTE_SECONDS: &str = "mesh_quote_seconds";
 /// Sessions that one quote speaks of.
 pub const QUOTE_BATCH: &str = "mesh_quote_batch_size";
+/// Requests for quotes that were given up before the device was asked.
+pub const QUOTE_UNSERVED: &str = "mesh_quote_requests_unserved_total";
+/// How often the quoting device did not answer.
+pub const QUOTE_HANGS: &str = "mesh_quote_hangs_total";
 /// Hops that are open.
 pub const HOPS: &str = "mesh_hops";
 /// Connections that were refused before a handshake.
