@@ -204,6 +204,40 @@ fn a_log_in_a_certificate_is_judged_like_any_other() {
 }
 
 #[test]
+fn hops_to_one_machine_share_its_log() {
+    let contents: Vec<String> = (0..1000).map(|n| format!("/usr/bin/{n}")).collect();
+    let measured: Vec<_> = contents.iter().map(|content| ("exec", content.as_str())).collect();
+    let machine = machine(&measured);
+    let view = view(&events("e", "", "Any"), EXEC);
+    let admission = hop(&view, presented(&*machine, false)).unwrap();
+    let judge = |root: u8, hops: usize, replayed: &RegisterState| -> Vec<SessionAdmission> {
+        let binder = batch_report_data(1, &[root; 64]);
+        let produced = machine.evidence(binder.as_bytes()).unwrap();
+        let (media_type, log) = produced.event_log_from(replayed.next()).unwrap();
+        let evidence = SessionEvidence {
+            media_type: produced.media_type,
+            value: &produced.value,
+            event_log: Some(SessionLog { media_type, value: &log, replayed }),
+            report_data: &binder,
+            challenged: at(60),
+        };
+        let judged = (0..hops).map(|_| view.judge_session(&id(AUDIT), &admission, &evidence, at(61)));
+        judged.collect::<Result<_, _>>().unwrap()
+    };
+    let batch = judge(0, 50, &RegisterState::default());
+    let registers = batch[0].registers.clone().unwrap();
+    assert_eq!(registers.events().len(), 1000);
+    assert!(batch.iter().all(|hop| Arc::ptr_eq(&hop.claims, &batch[0].claims)), "of one quote");
+    let mut hops = batch;
+    // Under quotes of their own, and in a later round in which nothing new is sent.
+    hops.extend((1..50).flat_map(|root| judge(root, 1, &RegisterState::default())));
+    hops.extend(judge(50, 1, &registers));
+    let logs = hops.iter().map(|hop| hop.registers.as_ref().unwrap().events());
+    assert!(logs.clone().all(|log| Arc::ptr_eq(log, registers.events())), "of one machine");
+    assert_eq!(logs.count(), 100);
+}
+
+#[test]
 fn a_log_that_does_not_fit_is_refused_by_every_policy() {
     let view = view(&events("e", "mode: Audit", "Any"), EXEC);
     let (ledger, other) = (machine(&[("exec", "a")]), machine(&[("exec", "b")]));

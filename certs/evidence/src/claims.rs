@@ -374,13 +374,27 @@ impl Claims {
         log: &[u8],
         previous: &RegisterState,
     ) -> Result<(Self, RegisterState), Finding> {
+        let state = self.replay_event_log(media_type, log, previous)?;
+        Ok((self.with_registers(&state), state))
+    }
+
+    /// How far a log must be replayed to lead to the registers of this evidence.
+    /// See [`event_log::replay`].
+    ///
+    /// # Errors
+    /// When the TEE has no runtime registers, or the log does not reproduce them.
+    pub fn replay_event_log(
+        &self,
+        media_type: &str,
+        log: &[u8],
+        previous: &RegisterState,
+    ) -> Result<RegisterState, Finding> {
         let Body::Tdx(body) = &self.body else {
             let expected = "none: the TEE has no runtime registers";
             let presented = format!("a log with evidence of {}", self.tee);
             return Err(Finding::new(Reason::EventLogMismatch, "event log", expected, presented));
         };
-        let state = event_log::replay(media_type, log, &body.rtmr, previous)?;
-        Ok((self.with_registers(&state), state))
+        event_log::replay(media_type, log, &body.rtmr, previous)
     }
 
     /// The same claims with the runtime events of a log that was replayed for

@@ -1,9 +1,10 @@
 //! The judgement of evidence that is made for a connection.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use countersign_evidence::claims::Tee;
+use countersign_evidence::event_log::Register;
 use countersign_evidence::evidence::media_type;
 use countersign_evidence::verdict::Outcome;
 use countersign_evidence::{
@@ -12,6 +13,8 @@ use countersign_evidence::{
 use countersign_ratls::SpiffeId;
 use countersign_ratls::binding::ReportData;
 use countersign_ratls::peer::Admission;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 
 use super::View;
 use super::judge::{Applied, unexplained};
@@ -86,6 +89,8 @@ struct Shown {
 struct Kept {
     media_type: &'static str,
     value: Box<[u8]>,
+    /// What it proves with the log that came along last, while somebody uses it.
+    shown: Mutex<Weak<Claims>>,
 }
 
 impl fmt::Debug for Kept {
@@ -109,8 +114,59 @@ pub(super) struct Verified {
     kept: Arc<Kept>,
 }
 
-/// Verifications by evidence and collateral.
-pub(super) type Sessions = quick_cache::sync::Cache<Known, Verified>;
+impl Verified {
+    /// What the evidence proves together with the log that led to these registers:
+    /// hops that rest on one quote share it.
+    fn showing(&self, registers: &RegisterState) -> Arc<Claims> {
+        let claims = self.claims.with_registers(registers);
+        let mut shown = self.kept.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = shown.upgrade().filter(|known| **known == claims) {
+            return known;
+        }
+        let claims = Arc::new(claims);
+        *shown = Arc::downgrade(&claims);
+        claims
+    }
+}
+
+/// What many hops share.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    /// Verifications by evidence and collateral.
+    verified: Cache<Known, Verified>,
+    /// Logs by the register that they lead to and their length, as far as there is
+    /// room: one machine has one log, and many hops.
+    logs: Cache<(Register, u64), RegisterState, Events>,
+}
+
+/// How many events of logs are kept.
+const EVENTS: u64 = 1 << 17;
+
+#[derive(Clone, Debug)]
+struct Events;
+
+impl Weighter<(Register, u64), RegisterState> for Events {
+    fn weight(&self, _: &(Register, u64), registers: &RegisterState) -> u64 {
+        registers.events().len() as u64 + 1
+    }
+}
+
+impl Sessions {
+    pub(super) fn new(entries: usize) -> Self {
+        Self { verified: Cache::new(entries), logs: Cache::with_weighter(entries, EVENTS, Events) }
+    }
+
+    /// The same, shared with whoever has it. Where the names of events are not
+    /// measured, equal registers are no proof of equal logs.
+    fn share(&self, registers: RegisterState) -> RegisterState {
+        let key = (*registers.register(), registers.next());
+        if let Some(known) = self.logs.get(&key).filter(|known| *known == registers) {
+            return known;
+        }
+        self.logs.insert(key, registers.clone());
+        registers
+    }
+}
 
 impl View {
     /// Judges evidence that the peer of an admitted hop made for the connection:
@@ -134,8 +190,9 @@ impl View {
         evidence.report_data.check(&verified.claims.report_data)?;
         let registers = match evidence.event_log {
             Some(SessionLog { media_type, value, replayed }) => {
-                let (claims, registers) = verified.claims.with_event_log(media_type, value, replayed)?;
-                verified.claims = Arc::new(claims);
+                let registers = verified.claims.replay_event_log(media_type, value, replayed)?;
+                let registers = self.sessions.share(registers);
+                verified.claims = verified.showing(&registers);
                 Some(registers)
             }
             None => None,
@@ -183,7 +240,7 @@ impl View {
         let mut verified = self.verify_session(media_type, value, now)?;
         // What was measured before is judged again with everything else.
         if let Some(registers) = &last.registers {
-            verified.claims = Arc::new(verified.claims.with_registers(registers));
+            verified.claims = verified.showing(registers);
         }
         let shown = Shown { registers: last.registers.clone(), log_unasked: last.log_unasked };
         self.appraise_session(admission, &policies, verified, shown, last.challenged, now)
@@ -199,13 +256,14 @@ impl View {
     fn verify_session(&self, media_type: &str, value: &[u8], now: UnixTime) -> Result<Verified, Denial> {
         let verify = || {
             let claims = self.verify(media_type, value, now)?;
-            let kept = Kept { media_type: media_type::of(claims.tee), value: value.into() };
+            let (media_type, shown) = (media_type::of(claims.tee), Mutex::default());
+            let kept = Kept { media_type, value: value.into(), shown };
             Ok::<_, Denial>(Verified { claims, kept: Arc::new(kept) })
         };
         let Some(tee) = media_type::tee(media_type) else { return verify() };
         let key =
             Known { tee, evidence: Fingerprint::of(value), collateral: Fingerprint(*self.collateral.id()) };
-        let known = self.sessions.get_or_insert_with(&key, verify)?;
+        let known = self.sessions.verified.get_or_insert_with(&key, verify)?;
         if known.claims.window.contains(now.as_secs()) {
             return Ok(known);
         }
