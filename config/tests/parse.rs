@@ -283,6 +283,12 @@ fn each_class_of_error_has_its_place_and_says_what_is_accepted() {
             &["f.yaml:4:63: spec.anyOf[0].sevSnp.products[1]: the keys of Milan chips can be extracted"],
         ),
         (
+            tdx(&format!("{{measurements: Any, roots: ['{0}'], emulatedRoots: ['{0}']}}", "ab".repeat(32))),
+            &[
+                "f.yaml:4:135: spec.anyOf[0].tdx.emulatedRoots[0]: abababababababababababababababababababababababababababababababab stands among `roots` as well",
+            ],
+        ),
+        (
             tdx("{measurements: Any, platformsFrom: []}"),
             &["f.yaml:4:57: spec.anyOf[0].tdx.platformsFrom: is an empty list"],
         ),

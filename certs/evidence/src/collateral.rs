@@ -16,9 +16,12 @@ use crate::intel::collateral::{Endorsed, Kind, QeIdentity, Signed, TcbInfo, inva
 use crate::reason::Reason;
 use crate::x509::{ALL_ALGORITHMS, Certificate, Crl, INTEL_ALGORITHMS, Path, find_path};
 
+mod families;
 mod intake;
+mod revocation;
 mod shelf;
 use self::intake::Intake;
+pub(crate) use self::revocation::Revocation;
 use self::shelf::Certified;
 pub use self::shelf::{Shelf, Stock};
 
@@ -130,10 +133,8 @@ impl Collateral {
         let now = now.as_secs();
         let mut refused = intake.refused;
         let name = |index: usize| items.get(index).map(|item| item.name.clone()).unwrap_or_default();
-        for (index, der) in intake.crls {
-            out.admit_crl((index, &der), &signers, marks, now)
-                .unwrap_or_else(|f| refused.push((name(index), f)));
-        }
+        let lists = out.admit_crls(intake.crls, &signers, marks, now);
+        refused.extend(lists.into_iter().map(|(index, finding)| (name(index), finding)));
         for (index, kind, body, signature) in intake.signed {
             let signed = Signed { kind, body: &body, signature };
             out.admit_signed((index, &signed), &signers, marks, now)
@@ -170,39 +171,6 @@ impl Collateral {
             .collect();
         self.certificates.sort_by_key(|c| ranks.get(&c.fingerprint()).copied().unwrap_or(2));
         signers
-    }
-
-    fn admit_crl(
-        &mut self,
-        (index, der): (usize, &[u8]),
-        signers: &[Signer],
-        marks: &mut Marks,
-        now: u64,
-    ) -> Result<(), Finding> {
-        let issuer = Crl::peek_issuer(der)?;
-        let issuers = signers.iter().filter(|s| s.certificate.is_ca() && s.certificate.subject() == issuer);
-        let missing = || invalid("CRL", "a certificate of its issuer among the collateral", "none");
-        each_root(
-            issuers,
-            missing,
-            |path| Crl::verify(der, path, ALL_ALGORITHMS),
-            |crl, _| {
-                let key = format!("crl {} @{}", crl.signer_name(), crl.root());
-                marks.admit(&key, Mark { number: crl.number(), issued: crl.issued() }, now)?;
-                self.renewed_at = self.renewed_at.min(in_future(crl.issued(), now));
-                let same = |old: &Arc<Crl>| old.root() == crl.root() && old.issuer() == crl.issuer();
-                let rank = |c: &Crl| (c.issued() <= now, c.number(), c.issued());
-                let piece = format!("crl {} @{}", hex::encode(crl.issuer()), crl.root());
-                let origin = (index, crl.window().until);
-                match self.crls.iter_mut().find(|old| same(old)) {
-                    Some(old) if rank(old) < rank(&crl) => *old = Arc::new(crl),
-                    Some(_) => return Ok(()),
-                    None => self.crls.push(Arc::new(crl)),
-                }
-                self.origins.insert(piece, origin);
-                Ok(())
-            },
-        )
     }
 
     fn admit_signed(
@@ -324,6 +292,11 @@ impl Collateral {
         self.tcb_infos.iter().filter(move |info| info.document.tee == tee)
     }
 
+    /// The certificates that may have issued others.
+    pub(crate) fn authorities(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        self.certificates.iter().filter(|certificate| certificate.is_ca())
+    }
+
     /// The identity of the quoting enclave for this kind of TEE.
     pub(crate) fn qe_identity(&self, tee: Tee, root: Fingerprint) -> Option<&Arc<Endorsed<QeIdentity>>> {
         self.qe_identities.iter().find(|e| e.document.tee == tee && e.path.root == root)
@@ -349,14 +322,6 @@ impl Collateral {
     /// [`find_path`](crate::x509::find_path).
     pub(crate) fn certificates(&self) -> &[Arc<Certificate>] {
         &self.certificates
-    }
-
-    /// The newest revocation list that the name and key of `issuer` signed. Its
-    /// issuer's path to an anchor and its signature were verified. Its window
-    /// must still be compared with the time, and its root with that of the
-    /// chain in question.
-    pub(crate) fn crl_for(&self, issuer: &Certificate) -> Option<&Arc<Crl>> {
-        self.crls.iter().find(|crl| crl.is_signed_by(issuer))
     }
 
     /// When the first piece of each kind ends, by the kinds of an inventory.
@@ -463,12 +428,17 @@ impl Marks {
         self.newest.values().map(|mark| mark.issued).max().unwrap_or_default()
     }
 
+    /// Whether an issue is no older than the mark.
+    fn reached(&self, key: &str, issue: Mark) -> bool {
+        self.newest.get(key).is_none_or(|mark| *mark <= issue)
+    }
+
     /// Refuses what is older than the mark, and moves the mark up. An issue
     /// from the future of `now` does not move it: a clock that was wrong once
     /// must not refuse collateral for ever.
     fn admit(&mut self, key: &str, issue: Mark, now: u64) -> Result<(), Finding> {
-        let mark = self.newest.get(key).copied().unwrap_or_default();
-        if issue < mark {
+        if !self.reached(key, issue) {
+            let mark = self.newest.get(key).copied().unwrap_or_default();
             return Err(Finding::new(
                 Reason::CollateralRollback,
                 key,

@@ -238,11 +238,25 @@ pub(crate) struct Path {
     pub(crate) window: Window,
 }
 
+/// What the names of emulated vendors' authorities begin with.
+const EMULATED: &str = "Countersign Emulated ";
+
 impl Path {
+    /// Whether the root says of itself that its platforms are emulated. Somebody
+    /// may have listed it among the roots of vendors all the same.
+    pub(crate) fn is_emulated(&self) -> bool {
+        is_emulated(&self.certificates)
+    }
+
     /// The certificate that issued the leaf.
     pub(crate) fn issuer(&self) -> Option<&Arc<Certificate>> {
         self.certificates.get(1)
     }
+}
+
+/// As [`Path::is_emulated`], of a chain that ends in a root.
+pub(crate) fn is_emulated(chain: &[Arc<Certificate>]) -> bool {
+    chain.last().is_some_and(|root| root.common_name.starts_with(EMULATED))
 }
 
 /// Finds a path from `leaf` through `pool` (in any order) to one of `anchors`,

@@ -173,6 +173,10 @@ fn authority(
 }
 
 fn crl(key: &RsaKeyPair, revoked: &[u8], from: i64, until: i64) -> Vec<u8> {
+    numbered_crl(key, None, revoked, from, until)
+}
+
+fn numbered_crl(key: &RsaKeyPair, number: Option<u8>, revoked: &[u8], from: i64, until: i64) -> Vec<u8> {
     let to_be_signed = yasna::construct_der(|w| {
         w.write_sequence(|w| {
             w.next().write_u8(1);
@@ -190,6 +194,16 @@ fn crl(key: &RsaKeyPair, revoked: &[u8], from: i64, until: i64) -> Vec<u8> {
                     }
                 });
             }
+            if let Some(number) = number {
+                w.next().write_tagged(yasna::Tag::context(0), |w| {
+                    w.write_sequence_of(|w| {
+                        w.next().write_sequence(|w| {
+                            w.next().write_oid(&oid(&[2, 5, 29, 20]));
+                            w.next().write_bytes(&[2, 1, number]);
+                        });
+                    });
+                });
+            }
         });
     });
     signed(key, &to_be_signed)
@@ -202,6 +216,10 @@ struct World {
     vek_until: i64,
     ask_until: i64,
     crl: Option<Vec<u8>>,
+    /// More lists of the same issuer.
+    more_crls: Vec<Vec<u8>>,
+    /// The name of who signs the endorsement key's certificate.
+    authority: &'static str,
     report: Vec<u8>,
     kind: CertificateKind,
     other_key_signs: bool,
@@ -237,6 +255,8 @@ impl World {
             vek_until: NOW + YEAR,
             ask_until: NOW + YEAR,
             crl: Some(crl(&KEYS.ark, &[], NOW - 100, NOW + 1000)),
+            more_crls: Vec::new(),
+            authority: "SEV-Test",
             report,
             kind: CertificateKind::Vcek,
             other_key_signs: false,
@@ -261,6 +281,7 @@ impl World {
         world.report[0x1a0..0x1e0].fill(0);
         world.extensions[5] = (amd(&[5]), false, [&[0x16, 3], &b"aws"[..]].concat());
         world.kind = CertificateKind::Vlek;
+        world.authority = "SEV-VLEK-Test";
         world
     }
 
@@ -283,7 +304,7 @@ impl World {
         });
         Certificate {
             serial: 0,
-            issuer: "SEV-Test",
+            issuer: self.authority,
             subject: if self.kind == CertificateKind::Vlek { "SEV-VLEK" } else { "SEV-VCEK" },
             from: NOW - YEAR,
             until: self.vek_until,
@@ -306,7 +327,7 @@ impl World {
     }
 
     fn authorities(&self) -> [Vec<u8>; 2] {
-        [authority(7, "ARK-Test", "SEV-Test", &KEYS.ask, self.ask_until, &KEYS.ark), Self::ark()]
+        [authority(7, "ARK-Test", self.authority, &KEYS.ask, self.ask_until, &KEYS.ark), Self::ark()]
     }
 
     /// With `stapled`, the endorsement key comes with the report and the rest
@@ -315,7 +336,7 @@ impl World {
         let anchors = Anchors::new(vec![], vec![Fingerprint::of(&Self::ark())]);
         let vek = self.vek();
         let mut items: Vec<Vec<u8>> = self.authorities().to_vec();
-        items.extend(self.crl.clone());
+        items.extend(self.crl.clone().into_iter().chain(self.more_crls.clone()));
         let table = if stapled {
             encode_table(&[(self.kind, &vek)])
         } else {
@@ -572,4 +593,58 @@ fn missing_certificates_are_named() {
     let complete =
         [(CertificateKind::Vcek, &*vek), (CertificateKind::Ask, &*ask), (CertificateKind::Ark, &*ark)];
     assert!(missing(&complete).is_ok(), "a host may hand out all of them");
+}
+
+#[test]
+fn an_authority_of_cloud_providers_speaks_for_no_chip_and_the_other_way_round() {
+    for mut world in [World::genoa(), World::vlek()] {
+        world.authority = if world.authority == "SEV-Test" { "SEV-VLEK-Test" } else { "SEV-Test" };
+        let (reason, field) = world.refusal();
+        assert_eq!(reason, Reason::BadChain, "{field}");
+        assert!(field.starts_with("issuer of the V"), "{field}");
+    }
+}
+
+/// The ARK signs one list about keys of chips and another about keys of cloud
+/// providers. Neither says which it is.
+#[test]
+fn two_lists_of_one_issuer_do_not_displace_each_other() {
+    let list = |number, revoked: &[u8], from, until| {
+        numbered_crl(&KEYS.ark, Some(number), revoked, NOW + from, NOW + until)
+    };
+    let revoking = list(3, &[7], -100, 1000);
+    for other in [list(9, &[], -50, 2000), list(1, &[], -500, 2000), list(3, &[8], -10, 10)] {
+        for (first, second) in [(&revoking, &other), (&other, &revoking)] {
+            let mut world = World::genoa();
+            (world.crl, world.more_crls) = (Some(first.clone()), vec![second.clone()]);
+            assert_eq!(world.refusal().0, Reason::CertificateRevoked);
+        }
+    }
+    // What both say lasts as long as one of them.
+    let mut world = World::genoa();
+    (world.crl, world.more_crls) = (Some(list(3, &[9], -100, 10)), vec![list(1, &[8], -500, 500)]);
+    assert_eq!(world.verify().unwrap().window.until, u64::try_from(NOW + 500).unwrap());
+    assert!(world.verify_at(NOW + 400, true, None).is_ok());
+    assert_eq!(world.verify_at(NOW + 501, true, None).unwrap_err().reason, Reason::CollateralExpired);
+}
+
+#[test]
+fn a_list_that_goes_back_behind_all_that_were_seen_is_refused() {
+    let item = |name: &str, bytes| Item { name: name.to_owned(), bytes };
+    let list = |number, from| numbered_crl(&KEYS.ark, Some(number), &[], NOW + from, NOW + 1000);
+    let authorities = World::genoa().authorities();
+    let anchors = Anchors::new(vec![], vec![Fingerprint::of(&World::ark())]);
+    let mut marks = Marks::default();
+    let mut appraise = |lists: &[(&str, Vec<u8>)]| {
+        let mut items: Vec<_> = authorities.iter().map(|der| item("authority", der.clone())).collect();
+        items.extend(lists.iter().map(|(name, der)| item(name, der.clone())));
+        let refused = Collateral::appraise(&items, &anchors, &mut marks, at(NOW)).refused;
+        refused.into_iter().map(|(name, finding)| (name, finding.reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(appraise(&[("chips", list(5, -100)), ("providers", list(2, -300))]), []);
+    assert_eq!(appraise(&[("providers", list(2, -300)), ("chips", list(6, -50))]), []);
+    // An older one alone, or beside one from the future, is not enough.
+    let rollback = |name: &str| vec![(name.to_owned(), Reason::CollateralRollback)];
+    assert_eq!(appraise(&[("chips", list(5, -100))]), rollback("chips"));
+    assert_eq!(appraise(&[("chips", list(5, -100)), ("ahead", list(7, 100))]), rollback("chips"));
 }

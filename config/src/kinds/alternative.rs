@@ -1,7 +1,7 @@
 //! What an alternative of an AttestationPolicy names, and what it may not say.
 
 use super::attestation_policy::{Alternative, Measurements, Product, RuntimeEvents, TeeKind};
-use super::scalar::Name;
+use super::scalar::{Hex, Name};
 use crate::document::Path;
 
 impl Alternative {
@@ -60,7 +60,23 @@ impl Alternative {
 }
 
 impl Alternative {
+    /// The roots of vendors, and those of emulated platforms.
+    fn roots(&self) -> (&[Hex<32>], &[Hex<32>]) {
+        let (vendors, emulated) = match self {
+            Self::Tdx(b) => (&b.roots, &b.emulated_roots),
+            Self::Sgx(b) => (&b.roots, &b.emulated_roots),
+            Self::SevSnp(b) => (&b.roots, &b.emulated_roots),
+        };
+        (vendors.as_deref().unwrap_or_default(), emulated)
+    }
+
     pub(super) fn check(&self, block: &Path, report: &mut dyn FnMut(Path, String)) {
+        let (vendors, emulated) = self.roots();
+        for (i, root) in emulated.iter().enumerate().filter(|(_, root)| vendors.contains(root)) {
+            let message =
+                format!("{root} stands among `roots` as well: a root is a vendor's or an emulation's");
+            report(block.key("emulatedRoots").index(i), message);
+        }
         let advisories = match self {
             Self::Tdx(b) => &b.advisories,
             Self::Sgx(b) => &b.advisories,

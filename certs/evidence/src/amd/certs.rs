@@ -113,6 +113,24 @@ const SPL: [u8; 9] = [0x2b, 0x06, 0x01, 0x04, 0x01, 0x9c, 0x78, 0x01, 0x03];
 const HW_ID: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x9c, 0x78, 0x01, 0x04];
 const CSP_ID: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x9c, 0x78, 0x01, 0x05];
 
+/// Whose key a certificate is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// A chip, by the part of its hardware ID that all generations have.
+    Chip([u8; 8]),
+    /// A cloud provider.
+    Provider,
+}
+
+/// Whose endorsement key a certificate is about, if it is about one.
+pub(crate) fn owner_of(certificate: &Certificate) -> Option<Owner> {
+    let hw_id = certificate.extension(HW_ID).ok().flatten().and_then(|value| hardware_id(value).ok());
+    match hw_id.as_ref().and_then(|id| id.first_chunk()) {
+        Some(id) => Some(Owner::Chip(*id)),
+        None => Vek::may_be_vlek(certificate).then_some(Owner::Provider),
+    }
+}
+
 impl Vek {
     /// Reads AMD's extensions.
     pub(crate) fn new(certificate: Arc<Certificate>) -> Result<Self, Finding> {

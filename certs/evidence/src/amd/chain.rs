@@ -8,8 +8,8 @@ use aws_lc_rs::signature::ParsedPublicKey;
 use crate::amd::Attestation;
 use crate::amd::certs::{CertificateKind, Vek};
 use crate::anchors::{Anchors, Fingerprint};
-use crate::claims::Window;
-use crate::collateral::Collateral;
+use crate::claims::{SnpSigningKey, Window};
+use crate::collateral::{Collateral, Revocation};
 use crate::finding::{Finding, timestamp};
 use crate::reason::Reason;
 use crate::x509::{self, AMD_ALGORITHMS, Certificate};
@@ -39,6 +39,11 @@ pub(crate) struct Issuer {
 impl Issuer {
     fn subject(&self) -> &[u8] {
         self.certificates.first().map_or(&[], |ask| ask.subject())
+    }
+
+    /// Whether the root says of itself that its platforms are emulated.
+    pub(crate) fn is_emulated(&self) -> bool {
+        x509::is_emulated(&self.certificates)
     }
 }
 
@@ -98,8 +103,9 @@ impl Context<'_> {
         verify_time(&vek.certificate, self.now)?;
         let mut window = issuer.window.intersect(vek.certificate.window());
         let ask = issuer.certificates.first();
-        if let Some(crl) = ask.and_then(|ask| self.collateral.crl_for(ask)) {
-            window = window.intersect(verify_crl(crl, &vek.certificate, self.now)?);
+        let root = issuer.root;
+        if let Some(crl) = ask.and_then(|ask| self.collateral.revocation(ask, root, self.now)) {
+            window = window.intersect(verify_crl(&crl, &vek.certificate, self.now)?);
         }
         let key = vek.key()?;
         let endorsed = Arc::new(Endorsed { vek, key, issuer, window });
@@ -149,12 +155,15 @@ impl Context<'_> {
     }
 
     fn candidates(&self, vek: &Vek, local: &[Arc<Certificate>]) -> Vec<Arc<Certificate>> {
-        let all = local.iter().chain(self.collateral.certificates());
-        all.filter(|c| c.subject() == vek.certificate.issuer()).take(MAX_ISSUERS).cloned().collect()
+        let all = local.iter().chain(self.collateral.authorities());
+        all.filter(|c| c.is_ca() && c.subject() == vek.certificate.issuer())
+            .take(MAX_ISSUERS)
+            .cloned()
+            .collect()
     }
 
     fn verify_issuer(&self, ask: &Arc<Certificate>, local: &[Arc<Certificate>]) -> Result<Issuer, Finding> {
-        let all = local.iter().chain(self.collateral.certificates());
+        let all = local.iter().chain(self.collateral.authorities());
         let above = all.filter(|c| c.is_self_issued() && c.subject() == ask.issuer());
         let above: Vec<_> = above.take(MAX_ISSUERS).cloned().collect();
         if above.is_empty() {
@@ -167,8 +176,8 @@ impl Context<'_> {
             verify_time(certificate, self.now)?;
         }
         for (certificate, issuer) in path.certificates.iter().zip(path.certificates.iter().skip(1)) {
-            match self.collateral.crl_for(issuer) {
-                Some(crl) => window = window.intersect(verify_crl(crl, certificate, self.now)?),
+            match self.collateral.revocation(issuer, path.root, self.now) {
+                Some(crl) => window = window.intersect(verify_crl(&crl, certificate, self.now)?),
                 None => crl_checked = false,
             }
         }
@@ -205,8 +214,26 @@ fn issued_by(vek: &Vek, issuer: &Issuer) -> Result<(), Finding> {
     let Some(ask) = issuer.certificates.first() else {
         return Err(Finding::new(Reason::Internal, "ASK certificate", "a chain", "none"));
     };
+    // The key that signs those of cloud providers must not speak for a chip,
+    // nor the other way round.
+    let (signer, wanted) = (is_asvk(ask), vek.kind == SnpSigningKey::Vlek);
+    if signer != wanted {
+        let name = |asvk: bool| if asvk { "an ASVK" } else { "an ASK" };
+        return Err(Finding::new(
+            Reason::BadChain,
+            format!("issuer of the {:?} certificate", vek.kind),
+            name(wanted),
+            format!("{}: {}", name(signer), ask.common_name()),
+        ));
+    }
     let anchor = Anchors::new(vec![ask.fingerprint()], Vec::new());
     x509::find_path(&vek.certificate, std::slice::from_ref(ask), &anchor, AMD_ALGORITHMS).map(|_| ())
+}
+
+/// Whether an authority is one of keys of cloud providers: AMD names them
+/// `SEV-VLEK-Milan` beside `SEV-Milan`.
+fn is_asvk(ask: &Certificate) -> bool {
+    ask.common_name().contains("SEV-VLEK")
 }
 
 /// Checks that `now` is inside the validity of the certificate.
@@ -227,8 +254,8 @@ pub(crate) fn verify_time(certificate: &Certificate, now: u64) -> Result<(), Fin
     ))
 }
 
-/// Checks that a verified CRL is current and does not list the certificate.
-fn verify_crl(crl: &x509::Crl, certificate: &Certificate, now: u64) -> Result<Window, Finding> {
+/// Checks that verified CRLs are current and do not list the certificate.
+fn verify_crl(crl: &Revocation<'_>, certificate: &Certificate, now: u64) -> Result<Window, Finding> {
     let window = crl.window();
     let reason = if now < window.from {
         Reason::CollateralNotYetValid

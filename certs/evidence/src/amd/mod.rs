@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 pub use certs::{CertificateKind, encode_table};
+pub(crate) use certs::{Owner, owner_of};
 pub use report::{REPORT_SIZE, Report};
 pub(crate) use verify::verify;
 pub use verify::{Examination, examine};

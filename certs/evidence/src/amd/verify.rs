@@ -281,7 +281,7 @@ fn claims(
     let tcb = |bytes| TcbVersion::from_bytes(product, bytes);
     Ok(Claims {
         tee: Tee::SevSnp,
-        emulated: kind == RootKind::Emulated,
+        emulated: kind == RootKind::Emulated || key.issuer.is_emulated(),
         root,
         evidence: Fingerprint::of(report.as_bytes()),
         report_data: report.report_data,

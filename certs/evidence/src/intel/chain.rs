@@ -84,8 +84,7 @@ fn read_chain(pem: &[u8], collateral: &Collateral, anchors: &Anchors) -> Result<
     let leaf =
         leaf.ok_or_else(|| Finding::new(Reason::BadChain, "PCK chain", "a PCK certificate", "none"))?;
     let in_quote = pool.len();
-    let authorities = collateral.certificates().iter().filter(|c| !is_pck(c));
-    pool.extend(authorities.cloned());
+    pool.extend(collateral.authorities().cloned());
     let chain = PckChain::new(&leaf, &pool, anchors)?;
     let root = chain.path.certificates.last();
     let belongs = |c: &Arc<Certificate>| {
@@ -109,12 +108,13 @@ fn find_in_collateral(
     collateral: &Collateral,
     anchors: &Anchors,
 ) -> Result<PckChain, Finding> {
+    let authorities: Vec<_> = collateral.authorities().cloned().collect();
     let candidates = collateral.certificates().iter().filter(|c| is_pck(c)).take(MAX_CANDIDATES);
     for candidate in candidates {
         let [4, point @ ..] = candidate.public_key() else { continue };
         let Ok(point) = point.try_into() else { continue };
         if verify_p256(point, quote.qe_report_bytes(), quote.qe_report_signature()) {
-            return PckChain::new(candidate, collateral.certificates(), anchors);
+            return PckChain::new(candidate, &authorities, anchors);
         }
     }
     Err(Finding::new(

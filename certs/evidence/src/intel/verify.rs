@@ -1,8 +1,6 @@
 //! From a quote to claims: Intel's rules for DCAP quotes (Intel SGX ECDSA QVL
 //! reference, section 4.1.2), with the TCB rules in [`tcb`](super::tcb).
 
-use std::sync::Arc;
-
 use aws_lc_rs::digest;
 use rustls_pki_types::UnixTime;
 
@@ -14,11 +12,11 @@ use super::tcb::{Evaluation, TcbStatus, evaluate_sgx, evaluate_tdx, module_ident
 use crate::anchors::{Anchors, Fingerprint, RootKind};
 use crate::cache::Cache;
 use crate::claims::{Body, Claims, IntelPlatform, RuntimeEvents, SgxClaims, TdxClaims, Tee, Window};
-use crate::collateral::Collateral;
+use crate::collateral::{Collateral, Revocation};
 use crate::finding::{Finding, timestamp};
 use crate::observe::Observer;
 use crate::reason::Reason;
-use crate::x509::{Certificate, Crl, verify_p256};
+use crate::x509::{Certificate, verify_p256};
 
 /// ATTRIBUTES.DEBUG of an enclave.
 const SGX_DEBUG: u8 = 2;
@@ -109,7 +107,7 @@ pub(crate) fn verify<O: Observer>(
 
     Ok(Claims {
         tee: quote.tee(),
-        emulated: kind == RootKind::Emulated,
+        emulated: kind == RootKind::Emulated || chain.path.is_emulated(),
         root,
         evidence: Fingerprint::of(quote.bytes()),
         report_data: *quote.report_data(),
@@ -168,15 +166,15 @@ fn dates(window: Window) -> String {
     format!("a time from {} to {}", timestamp(window.from), timestamp(window.until))
 }
 
-/// The current list of `issuer`, when it does not name `certificate`.
+/// The lists of `issuer`, when they do not name `certificate`.
 fn not_revoked<'c>(
     certificate: &Certificate,
     issuer: &Certificate,
     root: Fingerprint,
     collateral: &'c Collateral,
     now: u64,
-) -> Result<&'c Arc<Crl>, Finding> {
-    let crl = collateral.crl_for(issuer).filter(|crl| crl.root() == root).ok_or_else(|| {
+) -> Result<Revocation<'c>, Finding> {
+    let crl = collateral.revocation(issuer, root, now).ok_or_else(|| {
         Finding::new(Reason::CrlMissing, "CRL", format!("the list of {}", issuer.common_name()), "none")
     })?;
     collateral_time(&format!("CRL of {}", crl.signer_name()), crl.window(), now)?;

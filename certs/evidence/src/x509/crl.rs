@@ -80,9 +80,18 @@ impl Crl {
         })
     }
 
-    /// The issuer as a DER Name.
-    pub(crate) fn issuer(&self) -> &[u8] {
-        &self.issuer
+    /// Whether the same name and key signed another list.
+    pub(crate) fn has_signer_of(&self, other: &Self) -> bool {
+        self.issuer == other.issuer && self.signer_key == other.signer_key
+    }
+
+    /// Whether it makes another list of the same signer superfluous: it is no
+    /// older, lasts as long, and revokes everything that the other one revokes.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        self.number >= other.number
+            && self.issued >= other.issued
+            && self.window.until >= other.window.until
+            && self.revoked.is_superset(&other.revoked)
     }
 
     /// Whether this certificate's name and key signed it: another certificate
@@ -123,7 +132,7 @@ impl Crl {
 
     /// Whether the list names this certificate.
     pub(crate) fn revokes(&self, certificate: &Certificate) -> bool {
-        certificate.issuer() == self.issuer() && self.revoked.contains(certificate.serial())
+        *certificate.issuer() == *self.issuer && self.revoked.contains(certificate.serial())
     }
 }
 
