@@ -149,12 +149,9 @@ impl Judge for ControlPlaneJudge {
             return Err(denial);
         }
         Ok(Arc::new(Admission {
-            presented,
             claims: judged.claims,
             verdicts: judged.verdicts,
-            audited: Vec::new(),
-            valid_until,
-            generation: 0,
+            ..Admission::without_evidence(presented, valid_until, 0)
         }))
     }
 }

@@ -135,6 +135,26 @@ impl Guard {
             Err(_) => {}
         }
     }
+
+    /// The verdict about a chain under the current view: as it is remembered, or as `judge` makes it.
+    fn verdict(
+        &self,
+        chain: &[CertificateDer<'_>],
+        role: Role,
+        now: UnixTime,
+        judge: impl FnOnce(&View) -> Result<Admission, Denial>,
+    ) -> Result<Arc<Admission>, Denial> {
+        let view = self.view.load();
+        let key = self.key(chain, role, &view);
+        if let Some(known) = self.remembered(&key, chain, now.as_secs()) {
+            self.hits.fetch_add(1, Ordering::Relaxed);
+            return known;
+        }
+        self.misses.fetch_add(1, Ordering::Relaxed);
+        let judged = judge(&view).map(Arc::new);
+        self.remember(key, chain, now.as_secs(), &judged);
+        judged
+    }
 }
 
 impl<T> Remembered<T> {
@@ -150,18 +170,11 @@ impl Judge for Guard {
         role: Role,
         now: UnixTime,
     ) -> Result<Arc<Admission>, Denial> {
-        let view = self.view.load();
-        let key = self.key(chain, role, &view);
-        if let Some(known) = self.remembered(&key, chain, now.as_secs()) {
-            self.hits.fetch_add(1, Ordering::Relaxed);
-            return known;
-        }
-        self.misses.fetch_add(1, Ordering::Relaxed);
-        let judged = Presented::parse(chain)
-            .map_err(Denial::from)
-            .and_then(|presented| view.judge_hop(&self.me, presented, now))
-            .map(Arc::new);
-        self.remember(key, chain, now.as_secs(), &judged);
-        judged
+        self.verdict(chain, role, now, |view| view.judge_hop(&self.me, Presented::parse(chain)?, now))
+    }
+
+    fn judge_again(&self, last: &Admission, role: Role, now: UnixTime) -> Result<Arc<Admission>, Denial> {
+        let judge = |view: &View| view.rejudge_hop(&self.me, last, now);
+        self.verdict(&last.presented.chain, role, now, judge)
     }
 }

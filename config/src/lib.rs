@@ -25,5 +25,6 @@ pub use problem::Problem;
 pub use resource::{Key, Kind, Resource, parse};
 pub use schema::check::nearest;
 pub use view::demand::{Demands, Levels};
+pub use view::depend::Changes;
 pub use view::session::{SessionAdmission, SessionEvidence, SessionLog};
 pub use view::{Built, Inputs, View};

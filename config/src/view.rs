@@ -3,12 +3,14 @@
 mod authorize;
 mod compile;
 pub mod demand;
+pub mod depend;
 pub mod explain;
 mod judge;
 pub mod session;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use countersign_evidence::cache::Cache;
 use countersign_evidence::collateral::{Collateral, Item, Marks};
@@ -19,6 +21,7 @@ use countersign_ratls::{Bundle, SpiffeId, TrustDomain};
 
 use self::authorize::CallPolicy;
 use self::compile::{HopPolicy, PlatformLists};
+use self::depend::{Facts, Interned};
 use self::session::Sessions;
 use crate::kinds::trust_domain::{KeyType as Wanted, TrustDomainSpec};
 use crate::kinds::{Selector, WorkloadIdentitySpec};
@@ -28,6 +31,11 @@ use crate::resource::{Key, Kind, Metadata, ROOT_NAMESPACE, Resource};
 const CACHE_ENTRIES: usize = 4096;
 /// How many verified pieces of evidence of connections are kept.
 const SESSION_ENTRIES: usize = 4096;
+/// How many sets of dependencies are shared.
+const DEPENDENCY_ENTRIES: usize = 4096;
+
+/// The number of the next view. The first is 1, so that 0 stands for none.
+static EDITIONS: AtomicU64 = AtomicU64::new(1);
 
 /// What a view is made from.
 #[derive(Clone, Debug)]
@@ -62,6 +70,7 @@ pub struct View {
     pub generation: u64,
     /// Appraised collateral.
     pub collateral: Collateral,
+    edition: u64,
     /// What it was made from: equal views decide equally.
     id: Fingerprint,
     collateral_items: Vec<(String, Fingerprint)>,
@@ -69,16 +78,23 @@ pub struct View {
     anchors: Anchors,
     cache: Arc<Cache>,
     sessions: Arc<Sessions>,
+    facts: Facts,
+    interned: Arc<Interned>,
     bundles: BTreeMap<TrustDomain, Bundle>,
     references: References,
     hop_policies: Vec<HopPolicy>,
+    /// Where the policy of a namespace and a name is among them.
+    policies_by_name: HashMap<(String, String), usize>,
     call_policies: Vec<CallPolicy>,
-    identities: HashMap<SpiffeId, Identity>,
+    identities: Identities,
     /// SPIFFE IDs by `namespace/name` of the WorkloadIdentity.
     workloads: HashMap<String, SpiffeId>,
     trust_domain: TrustDomainSpec,
     guards_control_plane: bool,
 }
+
+/// WorkloadIdentities by SPIFFE ID.
+type Identities = HashMap<SpiffeId, Identity>;
 
 /// A WorkloadIdentity, as the policies see it.
 #[derive(Debug)]
@@ -86,6 +102,8 @@ struct Identity {
     key: Key,
     labels: BTreeMap<String, String>,
     granted_by: String,
+    /// The policies that select it, found when somebody asks.
+    guarding: OnceLock<Box<[usize]>>,
 }
 
 impl Identity {
@@ -137,6 +155,13 @@ impl View {
     #[must_use]
     pub const fn id(&self) -> &Fingerprint {
         &self.id
+    }
+
+    /// The number of the view, which no other has in this process: two can be
+    /// of one generation.
+    #[must_use]
+    pub const fn edition(&self) -> u64 {
+        self.edition
     }
 
     /// The roots at which verifications may end.
@@ -256,17 +281,31 @@ fn build(
     let workloads = identities
         .iter()
         .map(|(id, identity)| (format!("{}/{}", identity.key.namespace, identity.key.name), id.clone()));
+    let interned =
+        previous.map_or_else(|| Arc::new(Interned::new(DEPENDENCY_ENTRIES)), |p| Arc::clone(&p.interned));
+    let texts: Vec<String> = resources.iter().map(|resource| resource.to_json()).collect();
+    let named = resources.iter().map(Arc::as_ref).zip(texts.iter().map(String::as_str));
+    let facts = depend::facts(named, &identities, bundles.iter(), (&anchors, &collateral));
     let view = View {
         generation,
-        id: id(&resources, &bundles, &collateral, guards_control_plane),
+        edition: EDITIONS.fetch_add(1, Ordering::Relaxed),
+        id: id(&texts, &bundles, &collateral, guards_control_plane),
         collateral,
         collateral_items,
         refused_collateral: refused_collateral.clone(),
         anchors,
         cache,
         sessions,
+        facts,
+        interned,
         bundles: bundles.into_iter().map(|b| (b.trust_domain.clone(), b)).collect(),
         references,
+        policies_by_name: hop_policies
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(index, p)| ((p.key.namespace.clone(), p.key.name.clone()), index))
+            .collect(),
         hop_policies,
         call_policies,
         workloads: workloads.collect(),
@@ -335,7 +374,7 @@ fn identities(
     trust_domain: Option<&TrustDomain>,
     policies: &[HopPolicy],
     rejected: &mut Rejected,
-) -> HashMap<SpiffeId, Identity> {
+) -> Identities {
     let all: Vec<(&Metadata, &WorkloadIdentitySpec)> = resources
         .iter()
         .filter_map(|resource| match resource.as_ref() {
@@ -347,6 +386,8 @@ fn identities(
     for (_, spec) in &all {
         *owners.entry(&spec.spiffe_id.0).or_default() += 1;
     }
+    let levels: HashMap<_, _> =
+        policies.iter().rev().map(|p| ((p.key.namespace.as_str(), p.key.name.as_str()), p.level)).collect();
     let mut identities = HashMap::new();
     for (metadata, spec) in all {
         let id = &spec.spiffe_id.0;
@@ -366,9 +407,9 @@ fn identities(
             continue;
         }
         let granted_by = spec.attestation.policy.0.clone();
-        let granting = policies.iter().find(|p| p.key.namespace == key.namespace && p.key.name == granted_by);
+        let granting = levels.get(&(key.namespace.as_str(), granted_by.as_str())).copied();
         let namespace = &key.namespace;
-        match granting.map(|p| p.level) {
+        match granting {
             None => {
                 let message =
                     format!("there is no AttestationPolicy {namespace}/{granted_by}: nobody gets {id}");
@@ -380,20 +421,21 @@ fn identities(
             }
             Some(_) => {}
         }
-        identities.insert(id.clone(), Identity { key, labels: spec.labels.clone(), granted_by });
+        let labels = spec.labels.clone();
+        identities.insert(id.clone(), Identity { key, labels, granted_by, guarding: OnceLock::new() });
     }
     identities
 }
 
 fn id(
-    resources: &[Arc<Resource>],
+    resources: &[String],
     bundles: &[Bundle],
     collateral: &Collateral,
     guards_control_plane: bool,
 ) -> Fingerprint {
     let mut text = format!("{guards_control_plane}\n{}\n", hex::encode(collateral.id()));
     for resource in resources {
-        text.push_str(&resource.to_json());
+        text.push_str(resource);
         text.push('\n');
     }
     let mut bundles: Vec<_> = bundles.iter().collect();

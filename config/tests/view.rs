@@ -189,6 +189,13 @@ fn an_emulated_root_that_no_policy_names_is_not_admitted() {
 }
 
 #[test]
+fn an_emulated_root_among_those_of_vendors_is_still_an_emulated_one() {
+    let built = WORLD.build(&resources().replace("emulatedRoots", "roots"));
+    let denial = judge(&built.view, WORLD.presented(LEDGER, TdxSpec::default()), 60).unwrap_err();
+    assert_eq!(denial.reason, Reason::EmulatedNotAdmitted, "{denial}");
+}
+
+#[test]
 fn identities_are_given_for_the_proof_that_their_policy_demands() {
     let view = WORLD.view(&resources());
     let claims = |spec| {

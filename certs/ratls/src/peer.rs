@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use countersign_evidence::{Claims, Denial, Finding, Fingerprint, Reason, UnixTime, Verdict};
+use countersign_evidence::{Claims, Denial, Dependencies, Finding, Fingerprint, Reason, UnixTime, Verdict};
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 
@@ -150,18 +150,30 @@ pub struct Admission {
     pub verdicts: Vec<Verdict>,
     /// What policies that are only recorded would have refused.
     pub audited: Vec<Denial>,
+    /// The last second at which the path to the trust bundle is valid.
+    pub path_until: u64,
     /// The last second at which this holds: SVID, path, evidence and policies.
     pub valid_until: u64,
     /// The generation of the configuration under which it was decided.
     pub generation: u64,
+    /// What it rests on.
+    pub dependencies: Dependencies,
 }
 
 impl Admission {
     /// A peer that is admitted for its SPIFFE ID alone.
     #[must_use]
     pub fn without_evidence(presented: Presented, valid_until: u64, generation: u64) -> Self {
-        let (verdicts, audited) = (Vec::new(), Vec::new());
-        Self { presented, claims: None, verdicts, audited, valid_until, generation }
+        Self {
+            presented,
+            claims: None,
+            verdicts: Vec::new(),
+            audited: Vec::new(),
+            path_until: valid_until,
+            valid_until,
+            generation,
+            dependencies: Dependencies::unknown(),
+        }
     }
 }
 
@@ -178,6 +190,16 @@ pub trait Judge: Send + Sync + fmt::Debug {
         role: Role,
         now: UnixTime,
     ) -> Result<Arc<Admission>, Denial>;
+
+    /// Decides again about a peer that was admitted: as [`judge`](Judge::judge)
+    /// would about its chain. A judge that knows what `last` rests on need not
+    /// verify again what has not changed.
+    ///
+    /// # Errors
+    /// As [`judge`](Judge::judge).
+    fn judge_again(&self, last: &Admission, role: Role, now: UnixTime) -> Result<Arc<Admission>, Denial> {
+        self.judge(&last.presented.chain, role, now)
+    }
 }
 
 /// The fingerprint by which logs name a leaf.

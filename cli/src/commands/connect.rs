@@ -123,13 +123,11 @@ impl Judge for Witness {
                 }
             }
         }
+        let until = presented.not_after;
         let admission = Admission {
-            valid_until: presented.not_after,
-            presented,
             claims: judged.claims.clone(),
             verdicts: judged.verdicts.clone(),
-            audited: Vec::new(),
-            generation: 0,
+            ..Admission::without_evidence(presented, until, 0)
         };
         seen.judged = judged;
         Ok(Arc::new(admission))

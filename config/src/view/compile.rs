@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use countersign_evidence::anchors::{Anchors, Fingerprint};
+use countersign_evidence::dependencies;
 use countersign_evidence::policy::{
     self as compiled, Common, EventContent, EventReference, EventRule, IntelTcbRule, Level, PlatformList,
     Policy, PolicyRef, ReferenceSet, SgxReference, SgxRule, SnpReference, SnpRule, TdxReference, TdxRule,
@@ -11,6 +12,7 @@ use countersign_evidence::policy::{
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::Form;
 
+use super::depend;
 use crate::kinds::Selector;
 use crate::kinds::assurance::Continuous;
 use crate::kinds::attestation_policy::{
@@ -33,6 +35,8 @@ pub(super) struct HopPolicy {
     pub(super) continuous: Continuous,
     /// The whole resource as canonical JSON.
     pub(super) json: String,
+    /// The facts that its verdicts rest on: itself first, then what it names.
+    pub(super) facts: Vec<dependencies::Name>,
     forms: Vec<Form>,
     pub(super) policy: Policy,
     /// The measurements that each alternative names, for explanations.
@@ -57,7 +61,7 @@ impl HopPolicy {
             EvidenceForm::Native => Form::Native,
             EvidenceForm::Ccc => Form::Ccc,
         });
-        Self {
+        let mut policy = Self {
             key,
             selector: spec.selector.clone(),
             peers: spec.peers.clone(),
@@ -65,6 +69,7 @@ impl HopPolicy {
             level: spec.level.into(),
             continuous: spec.continuous.clone().unwrap_or_default(),
             json,
+            facts: Vec::new(),
             forms: forms.collect(),
             policy: Policy {
                 name,
@@ -72,7 +77,23 @@ impl HopPolicy {
                 max_evidence_age: spec.freshness.as_ref().map(|f| f.max_evidence_age.as_secs()),
             },
             demands: spec.any_of.iter().enumerate().map(|(i, a)| demand(i, a)).collect(),
+        };
+        let sets = policy.references().map(|name| depend::named(Kind::ReferenceValues, name));
+        let lists = policy.lists().map(|list| depend::named(Kind::PlatformList, &list.name));
+        policy.facts = std::iter::once(policy.fact()).chain(sets).chain(lists).collect();
+        policy
+    }
+
+    /// The fact that is the policy itself.
+    pub(super) fn fact(&self) -> dependencies::Name {
+        match self.facts.first() {
+            Some(known) => *known,
+            None => depend::of_resource(&self.key),
         }
+    }
+
+    fn lists(&self) -> impl Iterator<Item = &Arc<PlatformList>> {
+        self.policy.any_of.iter().flat_map(|a| &common_of(a).platform_lists)
     }
 
     /// Whether it speaks of this peer.
@@ -119,8 +140,7 @@ impl HopPolicy {
 
     /// The PlatformLists that it names and that do not exist, as `namespace/name`.
     pub(super) fn missing_lists(&self) -> impl Iterator<Item = &str> {
-        let lists = self.policy.any_of.iter().flat_map(|a| &common_of(a).platform_lists);
-        lists.filter(|list| list.members.is_none()).map(|list| list.name.as_str())
+        self.lists().filter(|list| list.members.is_none()).map(|list| list.name.as_str())
     }
 
     /// The sets of Reference Values that it names, as `namespace/name`.

@@ -12,11 +12,23 @@ use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::{Admission, Conveyed, Form, Presented};
 
 use super::compile::HopPolicy;
-use super::{Identity, View};
+use super::{Identity, View, depend};
 use crate::kinds::attestation_policy::Mode;
 
 /// A policy, and whether it decides or is only recorded.
 pub(super) type Applied<'a> = (&'a HopPolicy, Mode);
+
+/// Between whom a verdict is.
+struct Hop<'a> {
+    /// Whether the peer is to prove itself for the connection as well.
+    rounds: bool,
+    me: &'a SpiffeId,
+    peer: &'a SpiffeId,
+    /// The last second of the peer's path to its bundle.
+    path_until: u64,
+    /// What its evidence proves, when that is known already.
+    verified: Option<&'a Arc<Claims>>,
+}
 
 impl View {
     /// Judges a hop's peer on behalf of the workload `me`: path to the bundle of
@@ -33,9 +45,45 @@ impl View {
     /// does not hold, or `no-policy`.
     pub fn judge_hop(&self, me: &SpiffeId, presented: Presented, now: UnixTime) -> Result<Admission, Denial> {
         let (peer, path_until) = self.path(&presented, now)?;
-        let policies = self.applied(me, &peer)?;
+        self.judge_on_path(me, &peer, presented, path_until, None, now)
+    }
+
+    /// Judges a hop's peer again, as [`judge_hop`](View::judge_hop) would what it
+    /// presented. What the admission rests on tells which signatures need not be
+    /// verified again: those of the path while the bundle is the same, those of
+    /// the evidence while the collateral is.
+    ///
+    /// # Errors
+    /// As [`judge_hop`](View::judge_hop).
+    pub fn rejudge_hop(&self, me: &SpiffeId, last: &Admission, now: UnixTime) -> Result<Admission, Denial> {
+        let presented = last.presented.clone();
+        let second = now.as_secs();
+        let known = presented.id.clone().filter(|id| {
+            (presented.not_before..=last.path_until).contains(&second)
+                && self.still_says(&last.dependencies, &depend::of_bundle(&id.trust_domain()))
+        });
+        let (peer, path_until) = match known {
+            Some(id) => (id, last.path_until),
+            None => self.path(&presented, now)?,
+        };
+        let verified = last.claims.as_ref();
+        let verified = verified.filter(|claims| self.still_proves(&last.dependencies, claims, now));
+        self.judge_on_path(me, &peer, presented, path_until, verified, now)
+    }
+
+    fn judge_on_path(
+        &self,
+        me: &SpiffeId,
+        peer: &SpiffeId,
+        presented: Presented,
+        path_until: u64,
+        verified: Option<&Arc<Claims>>,
+        now: UnixTime,
+    ) -> Result<Admission, Denial> {
+        let policies = self.applied(me, peer)?;
         // Between a proxy and its control plane there are no session rounds.
-        self.admit(presented, &policies, path_until, !self.guards_control_plane, now)
+        let rounds = !self.guards_control_plane;
+        self.admit(presented, &Hop { rounds, me, peer, path_until, verified }, &policies, now)
     }
 
     /// Judges a proxy that calls the control plane: path, and the policy of the
@@ -46,7 +94,8 @@ impl View {
     pub fn judge_workload(&self, presented: Presented, now: UnixTime) -> Result<Admission, Denial> {
         let (peer, path_until) = self.path(&presented, now)?;
         let policy = self.granting(self.identities.get(&peer).ok_or_else(|| no_identity(&peer))?)?;
-        self.admit(presented, &[(policy, Mode::Enforce)], path_until, false, now)
+        let of = Hop { rounds: false, me: &peer, peer: &peer, path_until, verified: None };
+        self.admit(presented, &of, &[(policy, Mode::Enforce)], now)
     }
 
     /// Verifies evidence with this view's collateral and anchors.
@@ -131,28 +180,39 @@ impl View {
 
     /// The policies that guard the hops of `me`.
     pub(super) fn guarding(&self, me: &SpiffeId) -> Result<Vec<&HopPolicy>, Denial> {
-        let identity = match self.identities.get(me) {
-            _ if self.guards_control_plane => None,
-            Some(identity) => Some(identity),
-            None => return Err(no_identity(me)),
-        };
-        let guards = |policy: &&HopPolicy| match identity {
-            Some(identity) => identity.selected_by(&policy.key.namespace, &policy.selector),
-            None => policy.selector.is_empty(),
-        };
-        Ok(self.hop_policies.iter().filter(guards).collect())
+        if self.guards_control_plane {
+            return Ok(self.hop_policies.iter().filter(|policy| policy.selector.is_empty()).collect());
+        }
+        let identity = self.identities.get(me).ok_or_else(|| no_identity(me))?;
+        // There may be thousands of policies, and a proxy asks for one workload.
+        let selecting = identity.guarding.get_or_init(|| {
+            let all = self.hop_policies.iter().enumerate();
+            all.filter(|(_, policy)| identity.selected_by(&policy.key.namespace, &policy.selector))
+                .map(|(index, _)| index)
+                .collect()
+        });
+        Ok(selecting.iter().filter_map(|index| self.hop_policies.get(*index)).collect())
+    }
+
+    /// Whether a policy of this view guards the hops of `me`.
+    pub(super) fn is_guarded_by(&self, me: &SpiffeId, policy: &HopPolicy) -> bool {
+        if self.guards_control_plane {
+            return policy.selector.is_empty();
+        }
+        let identity = self.identities.get(me);
+        identity.is_some_and(|identity| identity.selected_by(&policy.key.namespace, &policy.selector))
     }
 
     /// The policy that must hold to get an identity.
     fn granting(&self, identity: &Identity) -> Result<&HopPolicy, Denial> {
-        let named =
-            |p: &&HopPolicy| p.key.namespace == identity.key.namespace && p.key.name == identity.granted_by;
+        let name = (identity.key.namespace.clone(), identity.granted_by.clone());
+        let named = self.policies_by_name.get(&name).and_then(|index| self.hop_policies.get(*index));
         let refuse = |presented: &str| {
             let wanted = format!("AttestationPolicy {}/{}", identity.key.namespace, identity.granted_by);
             let field = format!("attestation.policy of {}", identity.key);
             Denial::from(Finding::new(Reason::NoPolicy, field, wanted, presented))
         };
-        let policy = self.hop_policies.iter().find(named).ok_or_else(|| refuse("no policy of that name"))?;
+        let policy = named.ok_or_else(|| refuse("no policy of that name"))?;
         if policy.level == Level::L0 {
             return Err(refuse("one of level L0, which asks for no evidence"));
         }
@@ -162,16 +222,24 @@ impl View {
     fn admit(
         &self,
         presented: Presented,
+        of: &Hop<'_>,
         policies: &[Applied<'_>],
-        path_until: u64,
-        rounds: bool,
         now: UnixTime,
     ) -> Result<Admission, Denial> {
         let asking: Vec<Applied<'_>> =
             policies.iter().filter(|(policy, _)| policy.level > Level::L0).copied().collect();
-        let path_until = path_until.min(presented.not_after);
+        let path_until = of.path_until.min(presented.not_after);
         if asking.iter().all(|(_, mode)| *mode == Mode::Audit) {
-            return Ok(self.admit_without_evidence(presented, &asking, path_until, now));
+            let mut admission = self.admit_without_evidence(presented, &asking, path_until, now);
+            admission.path_until = of.path_until;
+            // Why evidence that decides nothing could not be verified may have to
+            // do with anything.
+            if admission.audited.is_empty() || !admission.verdicts.is_empty() {
+                let claims = admission.verdicts.first().map(|verdict| Arc::clone(&verdict.claims));
+                let domain = of.peer.trust_domain();
+                admission.dependencies = self.resting_on(of.me, Some(&domain), policies, claims.as_deref());
+            }
+            return Ok(admission);
         }
         let evidence = evidence_of(&presented)?;
         // Before any signature: a form that a deciding policy does not accept.
@@ -185,9 +253,13 @@ impl View {
                 });
             }
         }
-        let claims = self.verify_conveyed(evidence, now)?;
+        let claims = match of.verified {
+            Some(known) => Arc::clone(known),
+            None => self.verify_conveyed(evidence, now)?,
+        };
         // A policy that is only recorded makes nobody prove himself in rounds.
-        let rounds = rounds && asking.iter().any(|(p, m)| *m == Mode::Enforce && p.level.is_session_bound());
+        let rounds =
+            of.rounds && asking.iter().any(|(p, m)| *m == Mode::Enforce && p.level.is_session_bound());
         let in_rounds = |policy: &HopPolicy| rounds && policy.level.is_session_bound();
         let deferring = asking.iter().any(|(p, _)| p.wants_event_log() && in_rounds(p));
         let deferred = deferring.then(|| Arc::new(claims.with_event_log_to_follow()));
@@ -221,8 +293,17 @@ impl View {
         if let Some(denial) = denial {
             return Err(denial);
         }
-        let generation = self.generation;
-        Ok(Admission { presented, claims: Some(claims), verdicts, audited, valid_until, generation })
+        let domain = of.peer.trust_domain();
+        Ok(Admission {
+            presented,
+            dependencies: self.resting_on(of.me, Some(&domain), policies, Some(&claims)),
+            claims: Some(claims),
+            verdicts,
+            audited,
+            path_until: of.path_until,
+            valid_until,
+            generation: self.generation,
+        })
     }
 
     /// Admits a peer of which nobody asks for evidence. What it may present all

@@ -8,7 +8,7 @@ use countersign_evidence::event_log::Register;
 use countersign_evidence::evidence::media_type;
 use countersign_evidence::verdict::Outcome;
 use countersign_evidence::{
-    Claims, Denial, Finding, Fingerprint, Reason, RegisterState, UnixTime, Verdict, appraise,
+    Claims, Denial, Dependencies, Finding, Fingerprint, Reason, RegisterState, UnixTime, Verdict, appraise,
 };
 use countersign_ratls::SpiffeId;
 use countersign_ratls::binding::ReportData;
@@ -68,6 +68,8 @@ pub struct SessionAdmission {
     pub registers: Option<RegisterState>,
     /// Nobody has asked for the log.
     log_unasked: bool,
+    /// What it rests on.
+    pub dependencies: Dependencies,
     kept: Arc<Kept>,
 }
 
@@ -77,6 +79,15 @@ impl SessionAdmission {
     pub fn evidence(&self) -> (&'static str, &[u8]) {
         (self.kept.media_type, &self.kept.value)
     }
+}
+
+/// A round that is judged.
+struct Round<'a> {
+    me: &'a SpiffeId,
+    admission: &'a Admission,
+    policies: Vec<Applied<'a>>,
+    challenged: u64,
+    shown: Shown,
 }
 
 /// What is known of a peer's event log.
@@ -198,7 +209,8 @@ impl View {
             None => None,
         };
         let shown = Shown { registers, log_unasked: false };
-        self.appraise_session(admission, &policies, verified, shown, evidence.challenged.as_secs(), now)
+        let challenged = evidence.challenged.as_secs();
+        self.appraise_session(Round { me, admission, policies, challenged, shown }, verified, now)
     }
 
     /// As [`judge_session`](View::judge_session), for a challenge that did not ask for
@@ -218,7 +230,8 @@ impl View {
         let verified = self.verify_session(evidence.media_type, evidence.value, now)?;
         evidence.report_data.check(&verified.claims.report_data)?;
         let shown = Shown { registers: None, log_unasked: true };
-        self.appraise_session(admission, &policies, verified, shown, evidence.challenged.as_secs(), now)
+        let challenged = evidence.challenged.as_secs();
+        self.appraise_session(Round { me, admission, policies, challenged, shown }, verified, now)
     }
 
     /// Judges a peer again by what it proved last, without new evidence: after a
@@ -236,14 +249,23 @@ impl View {
         now: UnixTime,
     ) -> Result<SessionAdmission, Denial> {
         let policies = self.applied_to(me, admission)?;
-        let (media_type, value) = last.evidence();
-        let mut verified = self.verify_session(media_type, value, now)?;
-        // What was measured before is judged again with everything else.
-        if let Some(registers) = &last.registers {
-            verified.claims = verified.showing(registers);
-        }
+        let verified = if self.still_proves(&last.dependencies, &last.claims, now) {
+            Verified { claims: Arc::clone(&last.claims), kept: Arc::clone(&last.kept) }
+        } else {
+            let (media_type, value) = last.evidence();
+            let mut verified = self.verify_session(media_type, value, now)?;
+            // What was measured before is judged again with everything else.
+            if let Some(registers) = &last.registers {
+                verified.claims = verified.showing(registers);
+            }
+            verified
+        };
         let shown = Shown { registers: last.registers.clone(), log_unasked: last.log_unasked };
-        self.appraise_session(admission, &policies, verified, shown, last.challenged, now)
+        self.appraise_session(
+            Round { me, admission, policies, challenged: last.challenged, shown },
+            verified,
+            now,
+        )
     }
 
     fn applied_to(&self, me: &SpiffeId, admission: &Admission) -> Result<Vec<Applied<'_>>, Denial> {
@@ -273,13 +295,11 @@ impl View {
 
     fn appraise_session(
         &self,
-        admission: &Admission,
-        policies: &[Applied<'_>],
+        round: Round<'_>,
         verified: Verified,
-        shown: Shown,
-        challenged: u64,
         now: UnixTime,
     ) -> Result<SessionAdmission, Denial> {
+        let Round { me, admission, policies, challenged, shown } = round;
         let Verified { claims, kept } = verified;
         let Shown { registers, log_unasked } = shown;
         if let Some(certified) = &admission.claims {
@@ -314,14 +334,14 @@ impl View {
             }
             verdicts.push(verdict);
         }
-        let generation = self.generation;
         Ok(SessionAdmission {
+            dependencies: self.resting_on(me, None, &policies, Some(&claims)),
             claims,
             verdicts,
             audited,
             challenged,
             valid_until,
-            generation,
+            generation: self.generation,
             registers,
             log_unasked,
             kept,
