@@ -128,6 +128,7 @@ impl Context {
         metrics.queue(&self.quoter.stats());
         set(&metrics.oldest, self.live.oldest_proof(self.clock.monotonic()).as_secs());
         set(&metrics.untracked, self.live.untracked());
+        set(&metrics.hops_untracked, self.live.hops_untracked());
         self.metrics.render()
     }
 
@@ -178,18 +179,19 @@ impl Context {
         }
     }
 
-    /// Puts a view to use: installs it, then looks at every live hop again.
+    /// Puts a view to use: installs it, then looks again at the live hops that it affects.
     pub fn install(&self, view: &Arc<View>) {
         let generation = view.generation;
-        self.view.store(Arc::clone(view));
-        let authorize = |peer: &Admission, me: &SpiffeId, port: u16| authorize(view, peer, me, port);
         let started = tokio::time::Instant::now();
-        self.metrics.collateral(&view.collateral);
-        let (looked, cut) = self.live.reappraise(self, &authorize);
+        let previous = self.view.swap(Arc::clone(view));
+        let authorize = |peer: &Admission, me: &SpiffeId, port: u16| authorize(view, peer, me, port);
+        let changes = view.changes_since(&previous);
+        let (looked, cut) = self.live.reappraise(&changes, self, &authorize);
         self.metrics.attestation.enforced(started.elapsed());
+        self.metrics.collateral(&view.collateral);
         self.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.metrics.last_applied.set(i64::try_from(self.clock.seconds()).unwrap_or(i64::MAX));
-        tracing::info!(generation, hops = looked, cut, elapsed = ?started.elapsed(), "configuration in use");
+        tracing::info!(generation, hops = self.live.len(), judged = looked, cut, elapsed = ?started.elapsed(), "configuration in use");
     }
 }
 

@@ -1,17 +1,20 @@
 //! Every hop that is open, and the streams on it: what revocation works on.
 //!
-//! A hop is registered first and checked against the current view afterwards,
-//! and a new view is installed first and the registry swept afterwards. So
-//! whichever comes first, no hop escapes a decision that was taken after it.
+//! A verdict is registered first, with what it rests on, and checked against the
+//! current view afterwards; a new view is installed first, and the hops that it
+//! affects are looked at again afterwards. So whichever comes first, no hop
+//! escapes a decision that was taken after it.
 
 mod cut;
 mod hop;
+mod index;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use countersign_config::Changes;
 use countersign_evidence::Denial;
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::{Admission, Role};
@@ -21,16 +24,25 @@ pub use cut::{Cause, Cut, draining};
 pub(crate) use hop::NewHop;
 pub use hop::{Hop, Stream};
 
+use self::index::Index;
 use crate::context::Context;
 use crate::observe::metrics::Metrics;
 
 /// The registry of hops.
 #[derive(Debug, Default)]
 pub struct Live {
-    hops: Mutex<HashMap<u64, Arc<Hop>>>,
+    inner: Mutex<Inner>,
     next: AtomicU64,
+    /// Hops that have passed the gate, counted where they do.
+    open: AtomicU64,
     /// Streams that are permitted, wherever they are.
     flowing: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    hops: HashMap<u64, Arc<Hop>>,
+    index: Index,
 }
 
 /// A hop in the registry, until it is dropped.
@@ -46,6 +58,7 @@ impl Registered {
     pub(crate) fn opened(&mut self, metrics: &Metrics) {
         let gauge = metrics.hops(self.hop.role);
         gauge.inc();
+        self.live.open.fetch_add(1, Ordering::AcqRel);
         self.gauge = Some(gauge);
     }
 
@@ -72,25 +85,43 @@ impl std::ops::Deref for Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        lock(&self.live.hops).remove(&self.hop.id);
         if let Some(gauge) = &self.gauge {
             gauge.dec();
+            self.live.open.fetch_sub(1, Ordering::AcqRel);
         }
+        let mut inner = lock(&self.live.inner);
+        inner.hops.remove(&self.hop.id);
+        inner.index.remove(self.hop.id);
     }
 }
 
 impl Live {
     pub(crate) fn register(self: &Arc<Self>, new: NewHop, ctx: &Context) -> Registered {
+        self.add(new, ctx.clock.seconds(), &ctx.metrics)
+    }
+
+    fn add(self: &Arc<Self>, new: NewHop, now: u64, metrics: &Metrics) -> Registered {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let hop = Arc::new(Hop::new(id, new, ctx.clock.seconds(), &ctx.metrics));
-        lock(&self.hops).insert(hop.id, Arc::clone(&hop));
+        let hop = Arc::new(Hop::new(id, new, now, metrics));
+        lock(&self.inner).hops.insert(hop.id, Arc::clone(&hop));
+        self.track(&hop);
         Registered { hop, live: Arc::clone(self), gauge: None }
+    }
+
+    /// Takes down what a hop rests on by now. Whoever keeps a verdict on a hop
+    /// calls this, and looks afterwards whether the current view upholds it.
+    pub(crate) fn track(&self, hop: &Hop) {
+        let mut inner = lock(&self.inner);
+        if inner.hops.contains_key(&hop.id) {
+            // Read under the lock: the last to come writes the last that is kept.
+            inner.index.set(hop.id, hop.basis());
+        }
     }
 
     /// How many hops are open.
     #[must_use]
     pub fn len(&self) -> usize {
-        lock(&self.hops).len()
+        lock(&self.inner).hops.len()
     }
 
     /// Whether no hop is open.
@@ -102,35 +133,42 @@ impl Live {
     /// Every hop that is open, oldest first.
     #[must_use]
     pub fn hops(&self) -> Vec<Arc<Hop>> {
-        let mut hops: Vec<_> = lock(&self.hops).values().cloned().collect();
+        let mut hops: Vec<_> = lock(&self.inner).hops.values().cloned().collect();
         hops.sort_unstable_by_key(|hop| hop.id);
         hops
     }
 
-    /// Looks at every hop again under the current view, which was installed
-    /// before. `authorize` answers for the streams of callers. Returns how many
-    /// hops were looked at and how many were cut.
+    /// Looks again at the hops that `changes` affect, under the current view, which
+    /// was installed before. `authorize` answers for the streams of callers.
+    /// Returns how many hops were judged again and how many were cut.
     pub fn reappraise(
         &self,
+        changes: &Changes<'_>,
         ctx: &Context,
         authorize: &dyn Fn(&Admission, &SpiffeId, u16) -> Result<(), Denial>,
     ) -> (usize, usize) {
-        let hops = self.hops();
-        let mut cut = 0;
-        for hop in &hops {
-            let Ok(admission) = hop.current(ctx) else {
-                cut += 1;
-                continue;
+        let (affected, calls) = {
+            let inner = lock(&self.inner);
+            let find = |ids: BTreeSet<u64>| -> Vec<Arc<Hop>> {
+                ids.iter().filter_map(|id| inner.hops.get(id).cloned()).collect()
             };
-            if hop.role == Role::Client {
-                for stream in hop.streams() {
-                    if let Err(denial) = authorize(&admission, &hop.me, stream.port) {
-                        hop.sever_stream(&stream, &denial, &ctx.metrics);
-                    }
+            (find(inner.index.affected(changes)), find(inner.index.calls(changes)))
+        };
+        let cut = affected.iter().filter(|hop| hop.current(ctx).is_err()).count();
+        // What a peer proved can decide about its calls, too.
+        for hop in calls.iter().chain(&affected).filter(|hop| hop.role == Role::Client) {
+            let streams = hop.streams();
+            if streams.is_empty() || hop.cut.cause().is_some() {
+                continue;
+            }
+            let admission = hop.admission();
+            for stream in streams {
+                if let Err(denial) = authorize(&admission, &hop.me, stream.port) {
+                    hop.sever_stream(&stream, &denial, &ctx.metrics);
                 }
             }
         }
-        (hops.len(), cut)
+        (affected.len(), cut)
     }
 
     /// Looks again at hops whose time is up, at all while nobody knows the time, and
@@ -167,6 +205,22 @@ impl Live {
         (0..4).map(|_| sample()).min().unwrap_or_default()
     }
 
+    /// How many hops live that a new view would not find: open and not
+    /// registered, or registered by something else than what they rest on.
+    /// Anything but 0 is a defect.
+    #[must_use]
+    pub fn hops_untracked(&self) -> u64 {
+        let sample = || {
+            let open = self.open.load(Ordering::Acquire);
+            let inner = lock(&self.inner);
+            let lost = open.saturating_sub(inner.hops.len() as u64);
+            let stale = inner.hops.values().filter(|hop| !inner.index.says(hop.id, &hop.basis())).count();
+            lost + stale as u64
+        };
+        // Between a verdict and its registration there is a moment.
+        (0..4).map(|_| sample()).find(|count| *count == 0).unwrap_or_else(sample)
+    }
+
     /// Cuts everything.
     pub fn sever_all(&self, metrics: &Metrics) {
         for hop in self.hops() {
@@ -177,4 +231,70 @@ impl Live {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use countersign_evidence::UnixTime;
+    use countersign_net::Abort;
+    use countersign_ratls::peer::{Judge, Presented};
+    use rustls_pki_types::CertificateDer;
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Judge for Nobody {
+        fn judge(&self, _: &[CertificateDer<'_>], _: Role, _: UnixTime) -> Result<Arc<Admission>, Denial> {
+            Err(draining())
+        }
+    }
+
+    fn admission(name: &str) -> Arc<Admission> {
+        let presented = Presented {
+            chain: Vec::new(),
+            id: SpiffeId::parse(&format!("spiffe://prod.example/{name}")).ok(),
+            digest: [0; 32],
+            spki_sha256: [0; 32],
+            not_before: 0,
+            not_after: 1,
+            self_signed: false,
+            evidence: None,
+        };
+        Arc::new(Admission::without_evidence(presented, 1, 1))
+    }
+
+    fn new_hop() -> NewHop {
+        NewHop {
+            role: Role::Client,
+            me: SpiffeId::parse("spiffe://prod.example/me").unwrap(),
+            address: ([127, 0, 0, 1], 1).into(),
+            own_until: 1,
+            judge: Arc::new(Nobody),
+            admission: admission("peer"),
+            abort: Abort::default(),
+            session: None,
+        }
+    }
+
+    #[test]
+    fn a_hop_that_no_change_would_find_is_counted() {
+        let (live, metrics) = (Arc::new(Live::default()), Metrics::new().unwrap());
+        let mut hops: Vec<_> = (0..3).map(|_| live.add(new_hop(), 0, &metrics)).collect();
+        hops.iter_mut().for_each(|hop| hop.opened(&metrics));
+        assert_eq!((live.len(), live.hops_untracked()), (3, 0));
+        // Rests on something else than the index says.
+        hops[0].keep_silently(admission("another"));
+        assert_eq!(live.hops_untracked(), 1);
+        live.track(&hops[0].hop);
+        assert_eq!(live.hops_untracked(), 0);
+        // Not in the index; open and not even registered.
+        lock(&live.inner).index.remove(hops[1].id);
+        assert_eq!(live.hops_untracked(), 1);
+        lock(&live.inner).hops.remove(&hops[2].id);
+        assert_eq!(live.hops_untracked(), 2);
+        hops.clear();
+        assert_eq!((live.len(), live.hops_untracked()), (0, 0));
+        assert!(lock(&live.inner).index.is_empty());
+    }
 }

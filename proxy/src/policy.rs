@@ -44,7 +44,7 @@ pub(crate) fn permit(hop: &Appraised, port: u16, ctx: &Context) -> Result<Permit
         if hop.role == Role::Client {
             authorize(&view, &admission, &hop.me, port)?;
         }
-        if admission.generation == view.generation && ctx.view.load().generation == view.generation {
+        if Arc::ptr_eq(&view, &ctx.view.load()) {
             permitted.admission = admission;
             return Ok(permitted);
         }

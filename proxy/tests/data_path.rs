@@ -11,11 +11,14 @@
 mod support;
 
 use countersign_attester::emulated::TdxSpec;
-use countersign_config::Guard;
-use countersign_evidence::Reason;
+use countersign_config::{Guard, View};
+use countersign_evidence::{Denial, Reason, UnixTime};
+use countersign_proxy::context::{Context, Credentials};
 use countersign_proxy::live::Cause;
+use countersign_ratls::peer::{Admission, Judge, Role};
 use http::{Method, StatusCode};
-use std::sync::Arc;
+use rustls_pki_types::CertificateDer;
+use std::sync::{Arc, Mutex};
 use support::raw::Raw;
 use support::{LEDGER, Pair, Policy, WEB, World, assert_reset, http};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -184,11 +187,96 @@ async fn a_generation_that_changes_nothing_cuts_nothing() {
     let (mut app, mut server) = pair.connect().await;
     pair.ledger.ctx.install(&pair.world.view(2, &pair.policy()));
     pair.web.ctx.install(&pair.world.view(2, &pair.policy()));
-    assert_eq!(pair.ledger.ctx.live.hops()[0].admission().generation, 2);
+    let hop = pair.ledger.ctx.live.hops().remove(0);
+    // Nobody was judged again, and the verdict holds.
+    assert_eq!(hop.current(&pair.ledger.ctx).unwrap().generation, 1);
     app.write_all(b"still").await.unwrap();
     let mut still = [0; 5];
     server.read_exact(&mut still).await.unwrap();
     assert_eq!(&still, b"still");
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_change_judges_those_again_that_it_affects() {
+    let pair = Pair::new().await;
+    let (mut app, mut server) = pair.connect().await;
+    let ctx = &pair.ledger.ctx;
+    let hop = ctx.live.hops().remove(0);
+    let generations = || (hop.admission().generation, hop.proof().unwrap().generation);
+    let changed = |generation, from: &str, to: &str| {
+        let text = pair.world.text(&pair.policy(), "");
+        assert!(text.contains(from), "{text}");
+        pair.world.view_from(generation, &text.replace(from, to))
+    };
+    assert_eq!(generations(), (1, 1));
+    // Who may call is not what the peer must prove.
+    let call = format!("ports: [{}]", pair.port);
+    ctx.install(&changed(2, &call, &format!("ports: [1, {}]", pair.port)));
+    assert_eq!(generations(), (1, 1));
+    // Nor are another workload's labels.
+    ctx.install(&changed(3, "labels: { app: web }", "labels: { app: web, tier: front }"));
+    assert_eq!(generations(), (1, 1));
+    // One more release.
+    let more = format!("    - {{ name: another, mrTd: \"{}\" }}\n", "ab".repeat(48));
+    let (policy, head) = ("kind: AttestationPolicy", "---\napiVersion: countersign.dev/v1alpha1\n");
+    ctx.install(&changed(4, &format!("{head}{policy}"), &format!("{more}{head}{policy}")));
+    assert_eq!(generations(), (4, 4));
+    // Back again, and our own labels.
+    ctx.install(&pair.world.view(5, &pair.policy()));
+    assert_eq!(generations(), (5, 5));
+    ctx.install(&changed(6, "labels: { app: ledger }", "labels: { app: ledger, tier: back }"));
+    assert_eq!(generations(), (6, 6));
+    assert!(pair.ledger.metrics().contains("mesh_hops_untracked 0"));
+    app.write_all(b"still").await.unwrap();
+    let mut still = [0; 5];
+    server.read_exact(&mut still).await.unwrap();
+    pair.end().await;
+}
+
+/// Judges as somebody else does, and then lets the configuration change.
+#[derive(Debug)]
+struct Overtaken {
+    judge: Guard,
+    ctx: Arc<Context>,
+    next: Mutex<Option<Arc<View>>>,
+}
+
+impl Judge for Overtaken {
+    fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        role: Role,
+        now: UnixTime,
+    ) -> Result<Arc<Admission>, Denial> {
+        let judged = self.judge.judge(chain, role, now);
+        if let Some(next) = self.next.lock().unwrap().take() {
+            self.ctx.install(&next);
+        }
+        judged
+    }
+}
+
+#[tokio::test]
+async fn a_view_that_comes_between_a_verdict_and_its_hop_cuts_it() {
+    let world = World::new();
+    let identity = world.identity(LEDGER, &*world.platform(TdxSpec::default()));
+    // Without a session, in which the peer would be judged by the view that came.
+    let pair = Pair::at("L1", world, |_| {}).await;
+    let ctx = &pair.ledger.ctx;
+    let judge = Overtaken {
+        judge: Guard::new(identity.id.clone().unwrap(), Arc::clone(&ctx.view), 8),
+        ctx: Arc::clone(ctx),
+        next: Mutex::new(Some(pair.world.view(2, &Policy { mr_td: 0xaa, ..pair.policy() }))),
+    };
+    let credentials = Credentials::new(identity, Arc::new(judge), &ctx.clock).unwrap();
+    ctx.credentials.send_replace(Some(Arc::new(credentials)));
+    // The handshake was admitted by a view that is gone: no sweep has seen this hop.
+    let mut app = TcpStream::connect(pair.web.addresses.outbound[0]).await.unwrap();
+    assert_reset(&mut app).await;
+    assert_eq!(ctx.view.load().generation, 2);
+    let metrics = pair.ledger.metrics();
+    assert!(metrics.contains("reason=\"measurement-mismatch\",result=\"deny\""), "{metrics}");
     pair.end().await;
 }
 

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use countersign_evidence::{Denial, Finding, Reason};
+use countersign_config::View;
+use countersign_evidence::{Denial, Dependencies, Finding, Reason};
 use countersign_net::Abort;
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::{Admission, Judge, Role};
@@ -15,6 +16,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
 
 use super::cut::{Cause, Cut};
+use super::index::Basis;
 use super::lock;
 use crate::context::Context;
 use crate::gate::Outlet;
@@ -46,6 +48,8 @@ pub struct Hop {
     pub(crate) session: Option<Session>,
     judge: Arc<dyn Judge>,
     admission: ArcSwap<Admission>,
+    /// The edition of the last view that was seen to uphold what was decided.
+    upheld_by: AtomicU64,
     /// The last second at which our own side of it holds.
     own_until: AtomicU64,
     /// The last second at which it is young enough for new streams of ours.
@@ -100,6 +104,7 @@ impl Hop {
             session: new.session,
             judge: new.judge,
             admission: ArcSwap::new(new.admission),
+            upheld_by: AtomicU64::new(0),
             own_until: AtomicU64::new(0),
             prime_until: AtomicU64::new(0),
             abort: new.abort,
@@ -152,9 +157,10 @@ impl Hop {
     }
 
     /// The peer has another certificate, which was judged.
-    pub(crate) fn readmitted(&self, admission: Arc<Admission>, now: u64) {
+    pub(crate) fn readmitted(&self, admission: Arc<Admission>, ctx: &Context) {
         self.admission.store(admission);
-        self.renewed(now);
+        self.kept(ctx);
+        self.renewed(ctx.clock.seconds());
     }
 
     /// Judges a chain that the peer presents on this hop.
@@ -168,7 +174,7 @@ impl Hop {
     }
 
     /// The peer's admission under the current view at this moment, judged again
-    /// if what is at hand is from another view or has lapsed.
+    /// if the view does not uphold what is at hand, or that has lapsed.
     ///
     /// # Errors
     /// The denial; the hop is cut then.
@@ -176,15 +182,63 @@ impl Hop {
         if let Some(cause) = self.cut.cause() {
             return Err(cause.denial());
         }
-        let generation = ctx.view.load().generation;
-        let admission = self.admission();
-        let proved = self.proof().is_none_or(|proof| proof.generation == generation);
         let in_time = ctx.clock.seconds() <= self.until() && ctx.clock.check().is_ok();
-        if admission.generation == generation && proved && in_time {
-            return Ok(admission);
+        if in_time && self.is_upheld(&ctx.view.load()) {
+            return Ok(self.admission());
         }
         self.rejudge(ctx)?;
         Ok(self.admission())
+    }
+
+    /// Whether this view would decide as was decided about the peer.
+    fn is_upheld(&self, view: &View) -> bool {
+        if self.upheld_by.load(Ordering::Acquire) == view.edition() {
+            return true;
+        }
+        let upheld = self.upholds(view, &self.admission().dependencies)
+            && self.proof().is_none_or(|proof| self.upholds(view, &proof.dependencies));
+        if upheld {
+            self.upheld_by.store(view.edition(), Ordering::Release);
+        }
+        upheld
+    }
+
+    /// Whether a verdict that was reached while `view` was current, and is kept by
+    /// now, is that of the current view.
+    pub(crate) fn still_holds(&self, view: &Arc<View>, dependencies: &Dependencies, ctx: &Context) -> bool {
+        let current = ctx.view.load();
+        Arc::ptr_eq(view, &current) || self.upholds(&current, dependencies)
+    }
+
+    /// Whether this view would come to a verdict about the peer that rests on this.
+    fn upholds(&self, view: &View, dependencies: &Dependencies) -> bool {
+        let admission = self.admission.load();
+        let peer = admission.presented.id.as_ref();
+        peer.is_some_and(|peer| view.upholds(dependencies, &self.me, peer))
+    }
+
+    /// What the verdict about the peer rests on.
+    pub(super) fn basis(&self) -> Basis {
+        let admission = self.admission.load();
+        Basis {
+            me: self.me.clone(),
+            peer: admission.presented.id.clone(),
+            certificate: admission.dependencies.clone(),
+            proof: self.proof().map(|proof| proof.dependencies.clone()),
+        }
+    }
+
+    /// As a defect would keep a verdict: nobody hears of it.
+    #[cfg(test)]
+    pub(super) fn keep_silently(&self, admission: Arc<Admission>) {
+        self.admission.store(admission);
+    }
+
+    /// A verdict was kept: makes it known to the index. The caller looks then
+    /// whether the current view upholds it.
+    pub(crate) fn kept(&self, ctx: &Context) {
+        self.upheld_by.store(0, Ordering::Release);
+        ctx.live.track(self);
     }
 
     /// As [`Hop::current`], and new streams may be opened.
@@ -209,17 +263,37 @@ impl Hop {
             let finding = Finding::new(Reason::SvidExpired, "our own side", expected, presented);
             return Err(self.fell(finding.into(), lapsed, ctx));
         }
-        let judged = self.judge(&self.admission().presented.chain, ctx).and_then(|admission| {
-            self.admission.store(Arc::clone(&admission));
-            self.reattest(&admission, ctx)
-        });
-        match (judged, &self.session) {
+        match (self.judged_again(ctx), &self.session) {
             (Ok(()), _) => Ok(()),
             (Err(denial), Some(session)) => {
                 let cause = if lapsed { Cause::Expired } else { Cause::Verdict };
                 self.weigh(session, denial, cause, ctx)
             }
             (Err(denial), None) => Err(self.fell(denial, lapsed, ctx)),
+        }
+    }
+
+    /// Judges until the verdict that is kept is that of the current view.
+    fn judged_again(&self, ctx: &Context) -> Result<(), Denial> {
+        loop {
+            let (view, last) = (ctx.view.load_full(), self.admission());
+            let judged = ctx.clock.check();
+            let judged = judged.and_then(|()| self.judge.judge_again(&last, self.role, ctx.clock.now()));
+            if !Arc::ptr_eq(&self.admission(), &last) {
+                // The peer has another certificate by now.
+                continue;
+            }
+            let admission = judged?;
+            let kept = self.admission.compare_and_swap(&last, Arc::clone(&admission));
+            if !Arc::ptr_eq(&kept, &last) {
+                continue;
+            }
+            self.kept(ctx);
+            self.reattest(&admission, ctx)?;
+            if Arc::ptr_eq(&view, &ctx.view.load()) {
+                self.upheld_by.store(view.edition(), Ordering::Release);
+                return Ok(());
+            }
         }
     }
 

@@ -32,6 +32,8 @@ pub struct Attestation {
     pub oldest: IntGauge,
     /// [`n::UNTRACKED`].
     pub untracked: IntGauge,
+    /// [`n::HOPS_UNTRACKED`].
+    pub hops_untracked: IntGauge,
     queue: IntGauge,
     /// What the queue has counted is added to these.
     unserved: IntCounterVec,
@@ -86,7 +88,7 @@ impl Attestation {
                 registry,
                 Histogram::with_opts(histogram(
                     n::ENFORCEMENT,
-                    "From a new configuration until every live hop was looked at.",
+                    "From a new configuration until every live hop that it affects was judged again.",
                     ENFORCEMENT,
                 )),
             )?,
@@ -102,6 +104,13 @@ impl Attestation {
                 IntGauge::new(
                     n::UNTRACKED,
                     "Connections that carry streams and that revocation does not know. Always 0.",
+                ),
+            )?,
+            hops_untracked: known(
+                registry,
+                IntGauge::new(
+                    n::HOPS_UNTRACKED,
+                    "Hops that a change of what they rest on would not find. Always 0.",
                 ),
             )?,
             queue: known(registry, IntGauge::new(n::QUOTE_QUEUE, "Requests for quotes that wait."))?,

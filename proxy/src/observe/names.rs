@@ -22,13 +22,15 @@ pub const REVOKED: &str = "mesh_connections_revoked_total";
 pub const DRAINED: &str = "mesh_connections_drained_total";
 /// Connections that carry streams and that revocation does not know. Always 0.
 pub const UNTRACKED: &str = "mesh_connections_untracked";
+/// Hops that a change of what they rest on would not find. Always 0.
+pub const HOPS_UNTRACKED: &str = "mesh_hops_untracked";
 /// Rounds in which a peer proved itself to us, or did not.
 pub const ROUNDS: &str = "mesh_attestation_rounds_total";
 /// From the end of the TLS handshake until both sides have consented.
 pub const GATE: &str = "mesh_attestation_gate_seconds";
 /// How long ago the challenge was made that the oldest proof answers.
 pub const OLDEST_VERDICT: &str = "mesh_attestation_oldest_verdict_age_seconds";
-/// From a new configuration until every live hop was looked at.
+/// From a new configuration until every live hop that it affects was judged again.
 pub const ENFORCEMENT: &str = "mesh_policy_enforcement_seconds";
 /// Requests for quotes that wait.
 pub const QUOTE_QUEUE: &str = "mesh_quote_queue_length";

@@ -17,7 +17,9 @@ use crate::context::Context;
 use crate::live::Hop;
 
 impl Hop {
-    /// Judges the answer to a challenge. The proof is kept before the machine hears of it: a view that comes in between finds it.
+    /// Judges the answer to a challenge. The proof is kept before the machine hears
+    /// of it, and judged again if the view changed meanwhile: one that comes later
+    /// finds it.
     pub(super) fn appraise(
         &self,
         session: &Session,
@@ -46,21 +48,20 @@ impl Hop {
             // Asked before a policy wanted it: the next round does.
             false => View::judge_session_before_log,
         };
-        let view = ctx.view.load();
-        let check = ctx.clock.check();
-        let judged =
-            check.and_then(|()| judge(&view, &self.me, &self.admission(), &evidence, ctx.clock.now()));
-        match judged {
-            Ok(proof) => {
-                let (until, registers) = (proof.valid_until, proof.registers.as_ref());
-                let event_log = registers.map(RegisterState::next);
-                session.proof.store(Some(Arc::new(proof)));
-                Ok(Acceptance { until, event_log })
-            }
-            Err(denial) => {
+        loop {
+            let view = ctx.view.load_full();
+            let check = ctx.clock.check();
+            let judged =
+                check.and_then(|()| judge(&view, &self.me, &self.admission(), &evidence, ctx.clock.now()));
+            let proof = judged.map(Arc::new).inspect_err(|denial| {
                 ctx.metrics.attestation.round(self.role, "reject", denial.reason.code());
-                ctx.metrics.denied(&denial, self.role);
-                Err(denial)
+                ctx.metrics.denied(denial, self.role);
+            })?;
+            session.proof.store(Some(Arc::clone(&proof)));
+            self.kept(ctx);
+            if self.still_holds(&view, &proof.dependencies, ctx) {
+                let event_log = proof.registers.as_ref().map(RegisterState::next);
+                return Ok(Acceptance { until: proof.valid_until, event_log });
             }
         }
     }
@@ -72,20 +73,23 @@ impl Hop {
         chain: &[CertificateDer<'static>],
         ctx: &Context,
     ) -> Result<Arc<Admission>, Denial> {
-        let judged = self.judge(chain, ctx).and_then(|admission| {
-            let (before, now) = (self.admission(), &admission.presented);
-            if now.id == before.presented.id {
+        loop {
+            let view = ctx.view.load_full();
+            let judged = self.judge(chain, ctx).and_then(|admission| {
+                let (before, now) = (self.admission(), &admission.presented);
+                if now.id == before.presented.id {
+                    return Ok(admission);
+                }
+                let name = |id: &Option<SpiffeId>| id.as_ref().map_or("none", SpiffeId::as_str).to_owned();
+                let (expected, presented) = (name(&before.presented.id), name(&now.id));
+                Err(Finding::new(Reason::IdentityMismatch, "renewed certificate", expected, presented).into())
+            });
+            let admission = judged.inspect_err(|denial| ctx.metrics.denied(denial, self.role))?;
+            self.readmitted(Arc::clone(&admission), ctx);
+            if self.still_holds(&view, &admission.dependencies, ctx) {
                 return Ok(admission);
             }
-            let name = |id: &Option<SpiffeId>| id.as_ref().map_or("none", SpiffeId::as_str).to_owned();
-            let (expected, presented) = (name(&before.presented.id), name(&now.id));
-            Err(Finding::new(Reason::IdentityMismatch, "renewed certificate", expected, presented).into())
-        });
-        match &judged {
-            Ok(admission) => self.readmitted(Arc::clone(admission), ctx.clock.seconds()),
-            Err(denial) => ctx.metrics.denied(denial, self.role),
         }
-        judged
     }
 
     /// What our policies demand of the peer now, if there are any.
@@ -108,10 +112,15 @@ impl Hop {
         };
         let demands = terms::demands(&view.demands(&self.me, peer)?, ctx);
         self.demand(session, demands, ctx);
-        let Some(proof) = session.proof.load_full() else { return Ok(()) };
-        let proof = view.rejudge_session(&self.me, admission, &proof, ctx.clock.now())?;
+        let Some(last) = session.proof.load_full() else { return Ok(()) };
+        let proof = view.rejudge_session(&self.me, admission, &last, ctx.clock.now())?;
         let until = proof.valid_until;
-        session.proof.store(Some(Arc::new(proof)));
+        // A proof that came meanwhile was judged by its own round.
+        let kept = session.proof.compare_and_swap(&last, Some(Arc::new(proof)));
+        if !kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &last)) {
+            return Ok(());
+        }
+        self.kept(ctx);
         self.reviewed(session, until, ctx)
     }
 }

@@ -187,6 +187,10 @@ spec:
         self.view_of(generation, self.resources_with(policy, more), &self.collateral)
     }
 
+    pub fn view_from(&self, generation: u64, text: &str) -> Arc<View> {
+        self.view_of(generation, resources(text), &self.collateral)
+    }
+
     pub fn view_of(&self, generation: u64, resources: Vec<Arc<Resource>>, collateral: &[Item]) -> Arc<View> {
         let inputs = Inputs {
             generation,
