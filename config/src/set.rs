@@ -196,6 +196,7 @@ impl<'a> Set<'a> {
 
     fn selectors(&self, problems: &mut Vec<Problem>) {
         let labels = Labels::new(self.workloads());
+        let mut known: BTreeMap<_, bool> = BTreeMap::new();
         let granting: BTreeSet<(&str, &str)> = self
             .workloads()
             .map(|(metadata, spec)| (metadata.namespace.as_str(), spec.attestation.policy.0.as_str()))
@@ -209,7 +210,12 @@ impl<'a> Set<'a> {
             let metadata = resource.metadata();
             let grants = resource.kind() == Kind::AttestationPolicy
                 && granting.contains(&(&metadata.namespace, &metadata.name));
-            if !grants && !labels.any(&metadata.namespace, selector) {
+            // Thousands of policies may select by the same labels.
+            let mut selects = || {
+                let same = (metadata.namespace.as_str(), &selector.match_labels);
+                *known.entry(same).or_insert_with(|| labels.any(&metadata.namespace, selector))
+            };
+            if !grants && !selects() {
                 let message = "selects no WorkloadIdentity of its namespace: it has no effect on hops";
                 problems.push(error(&resource.key(), "spec.selector", message.to_owned()).as_warning());
             }

@@ -8,7 +8,7 @@ use countersign_config::place::Places;
 use countersign_config::problem::Severity;
 use countersign_config::resource::check_set;
 use countersign_config::{Key, Kind, Problem, Resource};
-use countersign_ratls::TrustDomain;
+use countersign_ratls::{SpiffeId, TrustDomain};
 use countersign_wire::{MAX_BODY, MAX_ENTRIES};
 
 use crate::resources::{self, Kept, Resources, Set};
@@ -71,6 +71,8 @@ impl From<AdmitError> for EditError {
 #[derive(Debug)]
 pub struct Admission {
     trust_domain: TrustDomain,
+    /// Our own ID.
+    own: SpiffeId,
     store: Arc<dyn Store>,
     resources: Arc<Resources>,
     /// One admission at a time: each is checked against what the last one left.
@@ -78,8 +80,13 @@ pub struct Admission {
 }
 
 impl Admission {
-    pub(crate) fn new(trust_domain: TrustDomain, store: Arc<dyn Store>, resources: Arc<Resources>) -> Self {
-        Self { trust_domain, store, resources, turn: Mutex::default() }
+    pub(crate) fn new(
+        trust_domain: TrustDomain,
+        own: SpiffeId,
+        store: Arc<dyn Store>,
+        resources: Arc<Resources>,
+    ) -> Self {
+        Self { trust_domain, own, store, resources, turn: Mutex::default() }
     }
 
     /// Applies files, each a name for messages and YAML text.
@@ -187,6 +194,12 @@ impl Admission {
             let message = format!("this control plane serves the trust domain {}", self.trust_domain);
             problems.push(error(file, &key, &message));
         }
+        if let Resource::WorkloadIdentity(_, spec) = resource
+            && spec.spiffe_id.0 == self.own
+        {
+            let message = format!("{} is this control plane: no workload gets its identity", self.own);
+            problems.push(error(file, &key, &message));
+        }
     }
 }
 
@@ -227,8 +240,9 @@ fn check(
     }
     let set: Vec<Resource> = after.values().map(|kept| (*kept.resource).clone()).collect();
     problems.extend(check_set(&set));
+    let origin = origin.iter().map(|(key, file)| (key.to_string(), file)).collect();
     let problems: Vec<_> =
-        problems.into_iter().map(|problem| in_its_file(places.place(problem), origin)).collect();
+        problems.into_iter().map(|problem| in_its_file(places.place(problem), &origin)).collect();
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(AdmitError::Problems(problems));
     }
@@ -236,12 +250,11 @@ fn check(
 }
 
 /// Checks across resources know no files: their paths begin with the resource.
-fn in_its_file(mut problem: Problem, origin: &BTreeMap<Key, String>) -> Problem {
+/// `origin` has the files by how paths name the resources.
+fn in_its_file(mut problem: Problem, origin: &BTreeMap<String, &String>) -> Problem {
     if problem.file.is_empty() {
-        let of = |key: &Key| {
-            problem.path.strip_prefix(&key.to_string()).is_some_and(|r| r.is_empty() || r.starts_with(','))
-        };
-        if let Some((_, file)) = origin.iter().find(|(key, _)| of(key)) {
+        let resource = problem.path.split_once(',').map_or(problem.path.as_str(), |(resource, _)| resource);
+        if let Some(file) = origin.get(resource) {
             problem.file.clone_from(file);
         }
     }

@@ -39,6 +39,8 @@ pub(crate) struct Issuer {
     pub(crate) keep: Keep,
     pub(crate) cuts: watch::Receiver<Arc<Cut>>,
     pub(crate) clock: Clock,
+    /// Our own ID.
+    pub(crate) own: SpiffeId,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) count: std::sync::atomic::AtomicU64,
     pub(crate) throttle: Throttle,
@@ -85,7 +87,7 @@ impl Issuer {
         let claims = view.verify_conveyed(&request.evidence, now)?;
         let entitled = view.entitle(workload, &claims, now);
         let (id, verdict) = entitled.inspect_err(|denial| self.refused(&claims, workload, denial.reason))?;
-        not_reserved(&id)?;
+        not_reserved(&id, &self.own)?;
         same_as_before(caller, &id)?;
         let policy = verdict.policy.to_string();
         self.sign(&request, &id, view.svid_lifetime(), &Machine::of(&claims), workload, policy)
@@ -173,9 +175,9 @@ impl Issuer {
 }
 
 /// Paths of operators and of our own are nobody's to get by attestation.
-fn not_reserved(id: &SpiffeId) -> Result<(), Finding> {
-    if id.path().starts_with(OPERATORS) || id.path().starts_with(OURS) {
-        let expected = format!("an ID outside {OPERATORS} and {OURS}");
+fn not_reserved(id: &SpiffeId, own: &SpiffeId) -> Result<(), Finding> {
+    if id == own || id.path().starts_with(OPERATORS) || id.path().starts_with(OURS) {
+        let expected = format!("an ID outside {OPERATORS} and {OURS}, and not our own");
         return Err(Finding::new(Reason::IdentityMismatch, "spiffeId", expected, id.as_str()));
     }
     Ok(())

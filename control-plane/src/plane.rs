@@ -198,6 +198,7 @@ impl Parts {
             keep: keep.clone(),
             cuts: seen.clone(),
             clock: clock.clone(),
+            own: config.id.clone(),
             metrics: Arc::clone(&metrics),
             count: 0.into(),
             throttle: Throttle::default(),
@@ -226,7 +227,8 @@ impl Parts {
             collateral: &config.collateral_dir,
         };
         authority::hand_out(&keys, state, &ours, clock.now())?;
-        let admission = Admission::new(config.trust_domain.clone(), store, Arc::clone(&resources));
+        let (domain, own) = (config.trust_domain.clone(), config.id.clone());
+        let admission = Admission::new(domain, own, store, Arc::clone(&resources));
         let operator = Arc::new(operator::Shared {
             admission: Arc::new(admission),
             resources,
