@@ -10,7 +10,7 @@ use countersign_config::{Inputs, View};
 use countersign_evidence::claims::{Body, RuntimeEvents};
 use countersign_evidence::collateral::Marks;
 use countersign_evidence::observe::{Entry, Tree};
-use countersign_evidence::policy::{Alternative, Common, PolicyRef, SgxRule, SnpRule, TdxRule};
+use countersign_evidence::policy::{Alternative, Common, Mode, PolicyRef, SgxRule, SnpRule, TdxRule};
 use countersign_evidence::verdict::Outcome as VerdictOutcome;
 use countersign_evidence::{
     Anchors, Claims, Collateral, Denial, Evidence, Finding, Fingerprint, Policy, Reason, References,
@@ -110,7 +110,7 @@ impl Appraiser {
         ];
         let name = PolicyRef { namespace: "built-in".into(), name: "strict".into(), generation: 0 };
         Self {
-            policy: Policy { name, any_of, max_evidence_age: None },
+            policy: Policy { name, mode: Mode::Enforce, any_of, max_evidence_age: None },
             references: References::new(),
             forms: vec![Form::Native, Form::Ccc],
             anchors,

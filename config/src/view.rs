@@ -164,6 +164,15 @@ impl View {
         self.edition
     }
 
+    /// The first second at which the same inputs make another view, because
+    /// collateral comes into use that was issued ahead of our clock. Whoever uses
+    /// the view builds it again then. What ends by itself (a certificate, a list, a
+    /// set of Reference Values) needs no new view: verdicts end with it.
+    #[must_use]
+    pub const fn renew_at(&self) -> Option<u64> {
+        self.collateral.renewed_at()
+    }
+
     /// The roots at which verifications may end.
     #[must_use]
     pub const fn anchors(&self) -> &Anchors {

@@ -366,10 +366,18 @@ fn a_revocation_that_was_issued_ahead_of_our_clock_counts_from_then_on() {
     };
     let mut marks = Marks::default();
     let view = View::build(first, &mut marks, at(0)).view;
+    assert_eq!(view.renew_at(), Some(NOW + 60));
     assert!(judge(&view, WORLD.presented(LEDGER, TdxSpec::default()), 30).is_ok());
     let view = View::build_after(&view, second, &mut marks, at(59)).view;
-    assert!(judge(&view, WORLD.presented(LEDGER, TdxSpec::default()), 59).is_ok());
+    // Nothing that was decided before it counts holds beyond.
+    let admission = judge(&view, WORLD.presented(LEDGER, TdxSpec::default()), 59).unwrap();
+    assert_eq!(admission.valid_until, NOW + 59);
     let view = View::build_after(&view, third, &mut marks, at(60)).view;
-    let denial = judge(&view, WORLD.presented(LEDGER, TdxSpec::default()), 60).unwrap_err();
-    assert_eq!(denial.reason, Reason::CertificateRevoked);
+    assert_eq!(view.renew_at(), None);
+    for judged in [
+        judge(&view, WORLD.presented(LEDGER, TdxSpec::default()), 60),
+        view.rejudge_hop(&id(AUDIT), &admission, at(60)),
+    ] {
+        assert_eq!(judged.unwrap_err().reason, Reason::CertificateRevoked);
+    }
 }

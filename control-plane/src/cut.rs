@@ -90,10 +90,13 @@ impl Cutter {
         }
         let content = content(&entries);
         let number = self.keep.number(&content)?;
-        if let Some(last) = &self.last
-            && last.snapshot.generation() == number
-        {
-            let same = Arc::new(Cut { revision: set.revision, kept_collateral, ..last.again() });
+        if let Some(last) = self.last.clone().filter(|last| last.snapshot.generation() == number) {
+            // The same content comes to another view when time has passed.
+            let view = match last.view.renew_at() {
+                Some(at) if at <= now.as_secs() => Arc::new(self.build(&set, &stock, number).0.view),
+                _ => Arc::clone(&last.view),
+            };
+            let same = Arc::new(Cut { view, revision: set.revision, kept_collateral, ..last.again() });
             self.last = Some(Arc::clone(&same));
             return Ok(same);
         }
@@ -131,8 +134,13 @@ impl Cutter {
     }
 
     /// Whether something besides the resources changed: the collateral, or the
-    /// number of the generation, which an operator can raise.
+    /// number of the generation, which an operator can raise; or it is time for
+    /// the view to be another one.
     fn is_due(&mut self) -> bool {
+        let renewal = self.last.as_ref().and_then(|last| last.view.renew_at());
+        if renewal.is_some_and(|at| at <= self.clock.now().as_secs()) {
+            return true;
+        }
         let number = self.last.as_ref().map(|last| last.snapshot.generation());
         let raised = self
             .keep

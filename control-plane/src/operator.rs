@@ -7,6 +7,7 @@ use std::time::Duration;
 use countersign_config::problem::Severity;
 use countersign_config::view::explain::Known;
 use countersign_config::{Key, Kind, Problem};
+use countersign_evidence::policy::Mode;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::SpiffeId;
 use countersign_wire::proto::operator_server::Operator;
@@ -344,15 +345,7 @@ impl Shared {
         let mut judge = |title: &str, me: &SpiffeId, peer: &Option<Found>| {
             let Some((_, admission)) = peer else { return };
             let step = match view.judge_hop(me, admission.presented.clone(), now) {
-                Ok(admission) => {
-                    let policies: Vec<_> = admission.verdicts.iter().map(|v| v.policy.to_string()).collect();
-                    step(
-                        title,
-                        true,
-                        format!("admitted by {me}: {}", policies.join(", ")),
-                        &admission.verdicts,
-                    )
-                }
+                Ok(admission) => step(title, true, admitted(me, &admission), &admission.verdicts),
                 Err(denial) => step(title, false, denial.to_string(), &denial),
             };
             steps.push(step);
@@ -370,6 +363,18 @@ impl Shared {
         let allowed = steps.iter().all(|step| step.ok);
         Ok(proto::ExplainResponse { allowed, steps, generation: view.generation })
     }
+}
+
+/// Who admits, and who only takes down that it would not have.
+fn admitted(me: &SpiffeId, admission: &countersign_ratls::Admission) -> String {
+    let enforced = admission.verdicts.iter().filter(|verdict| verdict.mode == Mode::Enforce);
+    let policies: Vec<String> = enforced.map(|verdict| verdict.policy.to_string()).collect();
+    let by = if policies.is_empty() { "its SPIFFE ID alone".to_owned() } else { policies.join(", ") };
+    let audited = admission.audited.iter().map(|denial| {
+        let policy = denial.policy.as_ref().map_or_else(|| "a policy".to_owned(), ToString::to_string);
+        format!("\nmode Audit: {policy} would refuse it: {}", denial.reason)
+    });
+    format!("admitted by {me}: {by}{}", audited.collect::<String>())
 }
 
 type Found = (proto::ProxyStatus, Arc<countersign_ratls::Admission>);

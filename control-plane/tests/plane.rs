@@ -20,7 +20,7 @@ use common::{
     Plane, Proxy, START, World, apply, challenge, enrol, operator_identity, reference_values, request,
 };
 use countersign_attester::Attester;
-use countersign_attester::emulated::{EmulatedTdx, TdxSpec, Vendor};
+use countersign_attester::emulated::{CollateralSpec, EmulatedTdx, TdxSpec, Vendor};
 use countersign_evidence::{Reason, UnixTime};
 use countersign_ratls::Identity;
 use countersign_ratls::key::{KeyType, PrivateKey};
@@ -361,6 +361,77 @@ async fn collateral_that_is_put_into_the_directory_reaches_proxies() {
     };
     assert!(new.generation() > before);
     assert!(sidecar.arrived.iter().all(|name| name.starts_with("collateral/")), "{:?}", sidecar.arrived);
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collateral_that_was_ahead_of_the_clock_counts_when_its_time_has_come() {
+    let world = World::new();
+    let mut newer = CollateralSpec {
+        issued: Some(START + 60),
+        tcb_evaluation_data_number: 18,
+        without_crls: true,
+        ..CollateralSpec::default()
+    };
+    newer.tcb_levels.iter_mut().for_each(|level| level.status = "OutOfDate".to_owned());
+    let directory = world.directory.path().join("collateral");
+    for (i, item) in world.vendor.collateral_with(&newer, world.clock.now()).unwrap().into_iter().enumerate()
+    {
+        std::fs::write(directory.join(format!("ahead-{i:02}")), item.bytes).unwrap();
+    }
+    let plane = world.start().await;
+    plane.apply(&world.resources()).await;
+    let identity = plane.enrol(&*guest(&world), "demo/client").await.unwrap();
+    let mut sidecar = proxy(&plane, &identity, None).await;
+    let snapshot = sidecar.next().await.unwrap();
+    sidecar.ack(&[]).await;
+    world.clock.advance(60);
+    plane.handle.tick();
+    // Nothing was applied and no file changed: the platform is out of date by now.
+    let closed = loop {
+        // It hears first that its snapshot is current.
+        match sidecar.next().await {
+            Ok(current) => assert_eq!(current.generation(), snapshot.generation()),
+            Err(closed) => break closed,
+        }
+    };
+    assert_eq!(reason(&closed), Reason::TcbOutOfDate);
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_workload_gets_our_own_id_whatever_it_is() {
+    let world = World { id: "spiffe://demo.example/mesh/root", ..World::new() };
+    let plane = world.start().await;
+    plane.apply(&world.resources()).await;
+    let taken = "apiVersion: countersign.dev/v1alpha1\nkind: WorkloadIdentity\n\
+                 metadata: { name: root, namespace: demo }\nspec:\n  spiffeId: spiffe://demo.example/mesh/root\n  \
+                 attestation: { policy: demo }\n";
+    let response = apply(&mut plane.operator().await, taken).await;
+    let problem = response.problems.iter().find(|p| p.severity == "error").unwrap();
+    assert!(problem.message.contains("is this control plane"), "{problem:?}");
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_does_not_count_a_policy_that_would_refuse_among_those_that_admit() {
+    let world = World::new();
+    let plane = world.start().await;
+    let audit = "---\napiVersion: countersign.dev/v1alpha1\nkind: AttestationPolicy\n\
+                 metadata: { name: stricter, namespace: demo }\nspec:\n  mode: Audit\n  \
+                 anyOf: [{ tdx: { measurements: Any } }]\n";
+    plane.apply(&(world.resources() + audit)).await;
+    let identity = plane.enrol(&*guest(&world), "demo/client").await.unwrap();
+    let mut sidecar = proxy(&plane, &identity, None).await;
+    sidecar.next().await.unwrap();
+    let wanted =
+        proto::ExplainRequest { source: "demo/client".into(), destination: "demo/server".into(), port: 8080 };
+    let answer = plane.operator().await.explain(wanted).await.unwrap().into_inner();
+    let step = answer.steps.iter().find(|s| s.title == "source proves itself to destination").unwrap();
+    let (admitted, audited) = step.text.split_once('\n').unwrap();
+    assert!(admitted.contains("demo/demo") && !admitted.contains("stricter"), "{step:?}");
+    assert!(audited.starts_with("mode Audit: demo/stricter"), "{step:?}");
+    assert!(step.json.contains("\"mode\":\"Audit\""), "{step:?}");
     plane.stop().await;
 }
 

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
-use crate::agent::{Agent, AgentError, Applied, TICK};
+use crate::agent::{Agent, AgentError, Applied, Compiler, TICK};
 use crate::clock::Clock;
 use crate::context::Context;
 use crate::drain::Drain;
@@ -207,6 +207,7 @@ fn context(
         own,
         throttle: Throttle::default(),
         refusals: Throttle::default(),
+        audits: Throttle::default(),
         drain,
         quoter,
         evidence: ArcSwapOption::empty(),
@@ -290,7 +291,7 @@ impl Bound {
         rest.spawn("events", events(self.source, Arc::clone(&ctx)));
         rest.spawn("identity", self.agent.identity.run());
         rest.spawn("configuration", self.agent.subscription.run());
-        rest.spawn("clock", clockwork(Arc::clone(&ctx)));
+        rest.spawn("clock", clockwork(self.agent.compiler, Arc::clone(&ctx)));
         ctx.readiness.have(Need::Sockets);
         let admin = match ops::spawn(self.admin, self.metrics, self.level, Arc::clone(&ctx)) {
             Ok(ended) => Some(ended),
@@ -344,8 +345,8 @@ async fn events(source: Arc<dyn Source>, ctx: Arc<Context>) {
     }
 }
 
-/// What must happen because time passes: hops expire, collateral ends.
-async fn clockwork(ctx: Arc<Context>) {
+/// What must happen because time passes: hops expire, collateral ends or comes into use.
+async fn clockwork(compiler: Arc<Compiler>, ctx: Arc<Context>) {
     let mut tick = tokio::time::interval(TICK);
     let mut reminder = tokio::time::interval(REMINDER);
     let mut ticks = 0_u32;
@@ -355,6 +356,7 @@ async fn clockwork(ctx: Arc<Context>) {
             () = ctx.drain.forced() => return,
             _ = tick.tick() => {
                 ctx.check_clock();
+                compiler.renew(&ctx);
                 ctx.live.expire(&ctx);
                 ticks = ticks.wrapping_add(1);
                 if ticks.is_multiple_of(SELF_CHECK) {

@@ -17,6 +17,7 @@ use countersign_ratls::tls::{ALPN_MESH, Acceptor, Connector, Profile};
 use countersign_ratls::{IdPattern, SpiffeId};
 use prometheus::IntGauge;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::agent::Applied;
 use crate::clock::Clock;
@@ -98,6 +99,8 @@ pub struct Context {
     pub throttle: Throttle,
     /// What admitted peers may make us log by asking for what they do not get.
     pub refusals: Throttle,
+    /// What policies that are only recorded may make us log.
+    pub audits: Throttle,
     /// Where we are on the way to the end.
     pub drain: Drain,
     /// The way to quotes, for keys and for hops.
@@ -181,17 +184,29 @@ impl Context {
 
     /// Puts a view to use: installs it, then looks again at the live hops that it affects.
     pub fn install(&self, view: &Arc<View>) {
+        self.install_since(view, Instant::now());
+    }
+
+    /// The same for what arrived at `since`.
+    pub(crate) fn install_since(&self, view: &Arc<View>, since: Instant) {
         let generation = view.generation;
-        let started = tokio::time::Instant::now();
         let previous = self.view.swap(Arc::clone(view));
         let authorize = |peer: &Admission, me: &SpiffeId, port: u16| authorize(view, peer, me, port);
         let changes = view.changes_since(&previous);
         let (looked, cut) = self.live.reappraise(&changes, self, &authorize);
-        self.metrics.attestation.enforced(started.elapsed());
+        let elapsed = since.elapsed();
+        self.metrics.attestation.enforced(elapsed);
         self.metrics.collateral(&view.collateral);
         self.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.metrics.last_applied.set(i64::try_from(self.clock.seconds()).unwrap_or(i64::MAX));
-        tracing::info!(generation, hops = self.live.len(), judged = looked, cut, elapsed = ?started.elapsed(), "configuration in use");
+        tracing::info!(
+            generation,
+            hops = self.live.len(),
+            judged = looked,
+            cut,
+            ?elapsed,
+            "configuration in use"
+        );
     }
 }
 

@@ -92,6 +92,7 @@ where
     let passed = passed.and_then(|stream| hop.current(ctx).map(|_| stream));
     match passed {
         Ok(stream) => {
+            hop.audited(&hop.admission().audited, ctx);
             catch_up(&hop, &credentials, ctx);
             let protocol = if attests { "ratls-h2/1" } else { "h2" };
             ctx.metrics.attestation.gate(role, protocol, started.elapsed());

@@ -22,7 +22,7 @@ use countersign_wire::{EntryName, Snapshot};
 use support::device::Device;
 use support::lines::Lines;
 use support::plane::{Plane, Seen, Send, forged};
-use support::{Policy, Proxy, WEB, World, eventually, http, within};
+use support::{NOW, Policy, Proxy, WEB, World, at, eventually, http, within};
 
 fn entries(world: &World) -> Entries {
     let mut entries = Entries::new();
@@ -139,6 +139,36 @@ async fn a_certificate_is_renewed_with_another_key_before_it_ends() {
     let second = credentials.borrow_and_update().clone().unwrap();
     assert_ne!(first.identity.spki_sha256, second.identity.spki_sha256);
     assert!(second.identity.not_after > first.identity.not_after);
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn collateral_that_was_ahead_of_the_clock_is_in_use_when_its_time_has_come() {
+    let world = World::new();
+    let mut plane = Plane::start(&world, TdxSpec::default()).await;
+    let newer = CollateralSpec {
+        issued: Some(NOW + 60),
+        tcb_evaluation_data_number: 18,
+        ..CollateralSpec::default()
+    };
+    let mut all = entries(&world);
+    for item in world.vendor.collateral_with(&newer, at(NOW)).unwrap() {
+        let name = EntryName::Collateral(format!("ahead-{}", item.name));
+        all.insert(name.to_string().into(), Entry::new(Bytes::from(item.bytes)));
+    }
+    plane.send.send_replace(Some(snapshot(&world, 1, all)));
+    let proxy = Proxy::run(world.bind(&bootstrap(&world, &plane, 0xd0)));
+    while plane.heard().await.0 != Heard::Acked(1) {}
+    let first = proxy.ctx.view.load_full();
+    assert_eq!(first.renew_at(), Some(NOW + 60));
+    world.advance(60);
+    // The proxy looks at the clock once a second.
+    while proxy.ctx.view.load().edition() == first.edition() {
+        tokio::task::yield_now().await;
+    }
+    let second = proxy.ctx.view.load_full();
+    assert_eq!((second.generation, second.renew_at()), (1, None));
+    assert!(!second.changes_since(&first).is_empty());
     proxy.end().await;
 }
 

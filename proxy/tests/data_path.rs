@@ -234,6 +234,32 @@ async fn a_change_judges_those_again_that_it_affects() {
     pair.end().await;
 }
 
+#[tokio::test]
+async fn what_a_policy_in_mode_audit_would_refuse_is_counted_and_goes_on() {
+    let pair = Pair::new().await;
+    let audit = "---\napiVersion: countersign.dev/v1alpha1\nkind: AttestationPolicy\n\
+                 metadata: { name: stricter, namespace: payments }\n\
+                 spec: { mode: Audit, anyOf: [{ tdx: { measurements: Any } }] }\n";
+    let view = pair.world.view_from(2, &(pair.world.text(&pair.policy()) + audit));
+    let count = |proxy: &support::Proxy| {
+        let metrics = proxy.metrics();
+        let line = metrics.lines().find(|line| line.starts_with("mesh_policy_audit_denials_total{"))?;
+        assert!(line.contains("policy=\"payments/stricter\",reason=\"emulated-not-admitted\""), "{line}");
+        line.rsplit(' ').next()?.parse::<u64>().ok()
+    };
+    let (mut app, mut server) = pair.connect().await;
+    // On a live hop: by its certificate, and by what it proved.
+    assert_eq!(count(&pair.ledger), None);
+    pair.ledger.ctx.install(&view);
+    assert_eq!(count(&pair.ledger), Some(2));
+    app.write_all(b"still").await.unwrap();
+    let mut still = [0; 5];
+    server.read_exact(&mut still).await.unwrap();
+    pair.web.ctx.install(&view);
+    assert_eq!(count(&pair.web), Some(2));
+    pair.end().await;
+}
+
 /// Judges as somebody else does, and then lets the configuration change.
 #[derive(Debug)]
 struct Overtaken {

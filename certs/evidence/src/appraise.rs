@@ -33,7 +33,7 @@ pub fn appraise(
     now: UnixTime,
 ) -> Verdict {
     let outcome = outcome(&claims, policy, references, age, now.as_secs());
-    Verdict { policy: policy.name.clone(), claims, outcome }
+    Verdict { policy: policy.name.clone(), mode: policy.mode, claims, outcome }
 }
 
 fn outcome(claims: &Claims, policy: &Policy, references: &References, age: u64, now: u64) -> Outcome {

@@ -309,9 +309,16 @@ impl Collateral {
         &self.id
     }
 
-    /// Whether it is at `now` still what its items come to: a piece of them that
-    /// was issued later than when they were appraised (by a clock that is ahead
-    /// of ours) is not in use until they are appraised again.
+    /// When its items come to something else: a piece of them that was issued
+    /// later than when they were appraised (by a clock that is ahead of ours) is
+    /// not in use until they are appraised again. `None` when there is none. That
+    /// a piece ends changes nothing here: what was verified by it ends with it.
+    #[must_use]
+    pub const fn renewed_at(&self) -> Option<u64> {
+        if self.renewed_at == u64::MAX { None } else { Some(self.renewed_at) }
+    }
+
+    /// Whether it is at `now` still what its items come to.
     #[must_use]
     pub const fn is_current(&self, now: UnixTime) -> bool {
         now.as_secs() < self.renewed_at

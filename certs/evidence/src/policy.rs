@@ -32,6 +32,16 @@ impl fmt::Display for PolicyRef {
     }
 }
 
+/// Whether a policy decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize)]
+pub enum Mode {
+    /// Whoever does not satisfy it is refused.
+    #[default]
+    Enforce,
+    /// Whoever does not satisfy it is taken down, and nobody is refused.
+    Audit,
+}
+
 /// How much a peer must prove (3-attestation, section 0). The order is that of
 /// strength: who demands one is content with those above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -88,6 +98,8 @@ impl fmt::Display for Level {
 pub struct Policy {
     /// Its name.
     pub name: PolicyRef,
+    /// Whether it decides.
+    pub mode: Mode,
     /// OR. An empty list accepts nothing.
     pub any_of: Vec<Alternative>,
     /// The evidence may be at most this old, in seconds. The age of evidence in

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::claims::Claims;
 use crate::finding::{Denial, Finding};
-use crate::policy::PolicyRef;
+use crate::policy::{Mode, PolicyRef};
 
 /// An appraisal's outcome for one peer under one policy.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -12,6 +12,8 @@ use crate::policy::PolicyRef;
 pub struct Verdict {
     /// The policy.
     pub policy: PolicyRef,
+    /// Whether it decides.
+    pub mode: Mode,
     /// What the peer proved.
     pub claims: Arc<Claims>,
     /// Allowed, or why not.

@@ -73,6 +73,10 @@ impl HopPolicy {
             forms: forms.collect(),
             policy: Policy {
                 name,
+                mode: match spec.mode {
+                    Mode::Enforce => compiled::Mode::Enforce,
+                    Mode::Audit => compiled::Mode::Audit,
+                },
                 any_of,
                 max_evidence_age: spec.freshness.as_ref().map(|f| f.max_evidence_age.as_secs()),
             },

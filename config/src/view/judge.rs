@@ -359,6 +359,7 @@ impl View {
             Rejection { rule: "acceptForms".to_owned(), findings: vec![form_finding(policy, form)] };
         Verdict {
             policy: policy.policy.name.clone(),
+            mode: policy.policy.mode,
             claims: Arc::clone(claims),
             outcome: Outcome::Deny { rejections: vec![rejection] },
         }

@@ -74,6 +74,8 @@ pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) vendor: Vendor,
     pub(crate) clock: Arc<Simulated>,
+    /// The control plane's own ID.
+    pub(crate) id: &'static str,
 }
 
 /// A running control plane.
@@ -82,6 +84,7 @@ pub(crate) struct Plane {
     pub(crate) handle: Handle,
     pub(crate) bundle: Bundle,
     clock: Arc<Simulated>,
+    id: &'static str,
     state: PathBuf,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), countersign_control_plane::Error>>,
@@ -97,7 +100,7 @@ impl World {
         for (i, item) in vendor.collateral(clock.now()).unwrap().into_iter().enumerate() {
             std::fs::write(collateral.join(format!("{i:02}")), item.bytes).unwrap();
         }
-        Self { directory, vendor, clock }
+        Self { directory, vendor, clock, id: "spiffe://demo.example/countersign/control-plane" }
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -108,7 +111,7 @@ impl World {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let config = ControlPlaneBootstrap {
             trust_domain: TrustDomain::parse(DOMAIN).unwrap(),
-            id: SpiffeId::parse("spiffe://demo.example/countersign/control-plane").unwrap(),
+            id: SpiffeId::parse(self.id).unwrap(),
             listen: any,
             state_dir: self.state(),
             attester: AttesterChoice::Device,
@@ -128,7 +131,8 @@ impl World {
         }));
         let json = std::fs::read(self.state().join("bundle.json")).unwrap();
         let bundle = Bundle::parse(TrustDomain::parse(DOMAIN).unwrap(), &json).unwrap();
-        Plane { addresses, handle, bundle, clock: self.clock.clone(), state: self.state(), stop, task }
+        let (clock, id, state) = (self.clock.clone(), self.id, self.state());
+        Plane { addresses, handle, bundle, clock, id, state, stop, task }
     }
 
     /// The resources of the demonstration, with this world's root.
@@ -179,7 +183,7 @@ impl Plane {
     pub(crate) async fn connect(&self, identity: &Identity) -> Result<Channel, HandshakeError> {
         let profile = Profile { alpn: vec![ALPN.to_vec()], require_pq: false, clock: self.clock.clone() };
         let judge = Arc::new(ByBundle(self.bundle.clone()));
-        let expected = IdPattern::parse("spiffe://demo.example/countersign/control-plane").unwrap();
+        let expected = IdPattern::parse(self.id).unwrap();
         let connector = Connector::new(identity, judge, expected, &profile).unwrap();
         let socket = TcpStream::connect(self.addresses.server).await.map_err(HandshakeError::Io)?;
         let mut stream = Some(connector.connect(socket).await?.stream);

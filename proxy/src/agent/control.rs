@@ -96,6 +96,14 @@ impl Control {
         self.view.store(Arc::new(known.build(&self.reference, ctx)));
     }
 
+    /// Makes the view again when time makes another of it.
+    pub(crate) fn renew(&self, ctx: &Context) {
+        let now = ctx.clock.seconds();
+        if self.view.load().renew_at().is_some_and(|at| at <= now) {
+            self.view.store(Arc::new(self.known().build(&self.reference, ctx)));
+        }
+    }
+
     /// What is to be stored of the collateral, if that has changed.
     pub(crate) fn unsaved(&self) -> Option<Vec<Item>> {
         let mut known = self.known();

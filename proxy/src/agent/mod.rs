@@ -5,6 +5,7 @@
 //! without its control plane has a configuration but no certificate: it says so
 //! and is not ready.
 
+mod compile;
 mod control;
 mod identity;
 mod report;
@@ -19,6 +20,7 @@ use countersign_config::bootstrap::ProxyBootstrap;
 use countersign_evidence::{Denial, Finding, Reason};
 use tokio::sync::watch;
 
+pub(crate) use compile::Compiler;
 pub use subscription::Applied;
 
 use crate::context::Context;
@@ -31,10 +33,12 @@ use subscription::SubscriptionAgent;
 /// How often what depends on the clock is looked at.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 
-/// The two halves of the agent: certificates and configuration.
+/// The two halves of the agent: certificates and configuration; and what
+/// becomes of the latter with time.
 pub(crate) struct Agent {
     pub identity: IdentityAgent,
     pub subscription: SubscriptionAgent,
+    pub compiler: Arc<Compiler>,
 }
 
 impl Agent {
@@ -60,15 +64,10 @@ impl Agent {
         ctx.readiness.miss(Need::Snapshot, waits);
         let names = (bootstrap.name.clone(), bootstrap.workload.clone());
         let ports = bootstrap.inbound.as_ref().map_or(&[][..], |inbound| &inbound.ports);
-        let subscription = SubscriptionAgent::new(
-            Arc::clone(ctx),
-            Arc::clone(&control),
-            store.clone(),
-            bundle,
-            marks,
-            names,
-            ports,
-        );
+        let compiler = Arc::new(Compiler::new(Arc::clone(&control), marks));
+        let both = (Arc::clone(&control), Arc::clone(&compiler));
+        let subscription =
+            SubscriptionAgent::new(Arc::clone(ctx), both, store.clone(), bundle, names, ports);
         let identity = IdentityAgent {
             ctx: Arc::clone(ctx),
             control,
@@ -76,7 +75,7 @@ impl Agent {
             store,
             workload: bootstrap.workload.clone(),
         };
-        Ok(Self { identity, subscription })
+        Ok(Self { identity, subscription, compiler })
     }
 }
 

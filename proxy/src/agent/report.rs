@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use countersign_evidence::policy::{Level, Mode};
 use countersign_ratls::session::{Moment, Phase};
 use countersign_wire::client::{Subscription, Watch};
 use countersign_wire::proto::{HopAttestation, ProxyMessage};
@@ -71,13 +72,14 @@ fn of(hop: &Hop, now: Moment) -> HopAttestation {
     let draining = session.and_then(|session| session.draining());
     // Over plain h2 nothing is proved but what the certificate carries.
     let carried = if admission.claims.is_some() { "L1" } else { "L0" };
-    let level = |level: Option<countersign_evidence::policy::Level>| match (&state, level) {
+    let level = |level: Option<Level>| match (&state, level) {
         (None, _) => carried.to_owned(),
         (Some(_), Some(level)) => level.to_string(),
         (Some(_), None) => String::new(),
     };
     let claims = proof.as_ref().map(|proof| &proof.claims).or(admission.claims.as_ref());
     let verdicts = proof.as_ref().map_or(&admission.verdicts, |proof| &proof.verdicts);
+    let deciding = verdicts.iter().filter(|verdict| verdict.mode == Mode::Enforce);
     let seconds = |time: Duration| time.as_secs();
     HopAttestation {
         hop: hop.id,
@@ -97,7 +99,7 @@ fn of(hop: &Hop, now: Moment) -> HopAttestation {
         tee: claims.map_or("", |claims| claims.tee.name()).to_owned(),
         emulated: claims.is_some_and(|claims| claims.emulated),
         platform: claims.and_then(|claims| claims.platform()).map_or_else(String::new, |p| p.to_string()),
-        policies: verdicts.iter().map(|v| format!("{}/{}", v.policy.namespace, v.policy.name)).collect(),
+        policies: deciding.map(|v| format!("{}/{}", v.policy.namespace, v.policy.name)).collect(),
         state: match (draining, state.map_or(Phase::Open, |state| state.phase)) {
             (Some(_), _) | (None, Phase::Draining) => "draining",
             (None, Phase::Gate) => "gate",

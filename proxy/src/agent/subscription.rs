@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_config::{Resource, View};
-use countersign_evidence::collateral::Marks;
+use countersign_config::Resource;
 use countersign_evidence::reason::Fault;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::Bundle;
@@ -18,6 +17,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::compile::Compiler;
 use super::control::{Connected, Control};
 use super::report::Watched;
 use super::store::Store;
@@ -51,7 +51,7 @@ pub(crate) struct SubscriptionAgent {
     bundle: watch::Sender<Arc<Bundle>>,
     subscription: Subscription,
     converter: Converter,
-    marks: Marks,
+    compiler: Arc<Compiler>,
     proxy: String,
     workload: String,
     reported: Option<(u64, u64, u64)>,
@@ -61,10 +61,9 @@ impl SubscriptionAgent {
     /// Puts the stored snapshot to use, if there is one.
     pub(crate) fn new(
         ctx: Arc<Context>,
-        control: Arc<Control>,
+        (control, compiler): (Arc<Control>, Arc<Compiler>),
         store: Store,
         bundle: watch::Sender<Arc<Bundle>>,
-        marks: Marks,
         (proxy, workload): (String, String),
         ports: &[u16],
     ) -> Self {
@@ -80,14 +79,14 @@ impl SubscriptionAgent {
             bundle,
             subscription,
             converter,
-            marks,
+            compiler,
             proxy,
             workload,
             reported: None,
         };
         if let Some(snapshot) = last {
             tracing::info!(generation = snapshot.generation(), "going on with the stored snapshot");
-            agent.apply(&snapshot);
+            agent.apply(&snapshot, Instant::now());
         }
         agent
     }
@@ -224,6 +223,7 @@ impl SubscriptionAgent {
                     continue;
                 }
             };
+            let arrived = Instant::now();
             let message = message.map_err(|status| self.refused(&status))?;
             let message = message.ok_or_else(|| lost("the control plane closed the stream"))?;
             let event = self.subscription.feed(message);
@@ -233,7 +233,7 @@ impl SubscriptionAgent {
             match event {
                 Ok(None) => {}
                 Ok(Some(Event::Snapshot(snapshot))) => {
-                    let rejected = self.apply(&snapshot);
+                    let rejected = self.apply(&snapshot, arrived);
                     let told = self.answer(&rejected, outgoing);
                     // It is in use, whether or not the stream has broken meanwhile:
                     // a restart goes on with nothing older.
@@ -298,23 +298,20 @@ impl SubscriptionAgent {
         denial
     }
 
-    /// Compiles a snapshot and puts it to use. Returns the entries that are not used.
-    fn apply(&mut self, snapshot: &Snapshot) -> Vec<(String, String)> {
+    /// Compiles a snapshot that arrived at `since` and puts it to use. Returns the
+    /// entries that are not used.
+    fn apply(&mut self, snapshot: &Snapshot, since: Instant) -> Vec<(String, String)> {
         let converted = self.converter.convert(snapshot);
         let mut rejected = converted.rejected;
         let resources = converted.inputs.resources.clone();
         let collateral = converted.inputs.collateral.clone();
         self.trust(&converted.inputs.bundles);
-        let previous = self.ctx.view.load_full();
-        let built = View::build_after(&previous, converted.inputs, &mut self.marks, self.ctx.clock.now());
-        self.ctx.clock.floor().raise(self.marks.newest_issue());
-        self.ctx.install(&Arc::new(built.view));
+        let unused = self.compiler.apply(converted.inputs, since, &self.ctx);
+        let resources_unused = unused.resources.into_iter();
+        rejected.extend(resources_unused.map(|(key, reason)| (EntryName::Resource(key).to_string(), reason)));
         rejected.extend(
-            built.rejected.into_iter().map(|(key, reason)| (EntryName::Resource(key).to_string(), reason)),
-        );
-        rejected.extend(
-            built
-                .refused_collateral
+            unused
+                .collateral
                 .into_iter()
                 .map(|(name, finding)| (EntryName::Collateral(name).to_string(), finding.to_string())),
         );
@@ -322,7 +319,7 @@ impl SubscriptionAgent {
             tracing::warn!(entry = name, reason, generation = snapshot.generation(), "entry not used");
             self.ctx.metrics.rejected(kind(name));
         }
-        self.control.refresh(&self.bundle.borrow(), &collateral, &self.marks, &self.ctx);
+        self.control.refresh(&self.bundle.borrow(), &collateral, &self.compiler.marks(), &self.ctx);
         self.ctx.applied.store(Arc::new(Applied { resources, rejected: rejected.clone() }));
         self.ctx.readiness.have(Need::Snapshot);
         self.ctx.check_own_evidence();
@@ -356,7 +353,7 @@ impl SubscriptionAgent {
 
     /// After the snapshot is in use: the disk must not delay a revocation.
     async fn keep(&self, snapshot: Arc<Snapshot>) {
-        let (store, marks) = (self.store.clone(), self.marks.clone());
+        let (store, marks) = (self.store.clone(), self.compiler.marks());
         let collateral = self.control.unsaved();
         let kept = tokio::task::spawn_blocking(move || {
             if let Some(items) = collateral {

@@ -273,6 +273,19 @@ impl Hop {
         }
     }
 
+    /// Tells of what policies that are only recorded would have refused.
+    pub(crate) fn audited(&self, denials: &[Denial], ctx: &Context) {
+        for denial in denials {
+            ctx.metrics.audited(denial, self.role);
+            if let Some(line) = ctx.audits.line(ctx.clock.seconds()) {
+                tracing::info!(
+                    target: "audit", hop = self.id, reason = %denial.reason, line.suppressed,
+                    "a policy in mode Audit would refuse this peer\n{}", self.explained(denial)
+                );
+            }
+        }
+    }
+
     /// Judges until the verdict that is kept is that of the current view.
     fn judged_again(&self, ctx: &Context) -> Result<(), Denial> {
         loop {
@@ -289,6 +302,7 @@ impl Hop {
                 continue;
             }
             self.kept(ctx);
+            self.audited(&admission.audited, ctx);
             self.reattest(&admission, ctx)?;
             if Arc::ptr_eq(&view, &ctx.view.load()) {
                 self.upheld_by.store(view.edition(), Ordering::Release);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use countersign_evidence::policy::Mode;
 use countersign_evidence::{Denial, Reason};
 use countersign_ratls::peer::{Admission, Role};
 use tokio::time::Instant;
@@ -85,8 +86,9 @@ impl Record {
     /// The peer behind the stream.
     pub fn peer(&mut self, admission: &Admission) {
         let (tee, emulated) = tee_labels(admission);
+        let deciding = admission.verdicts.iter().filter(|v| v.mode == Mode::Enforce);
         let policies: Vec<_> =
-            admission.verdicts.iter().map(|v| format!("{}/{}", v.policy.namespace, v.policy.name)).collect();
+            deciding.map(|v| format!("{}/{}", v.policy.namespace, v.policy.name)).collect();
         self.peer =
             Some(Peer { tee, emulated, policy: policies.join(","), verdict: verdict_digest(admission) });
     }

@@ -20,6 +20,17 @@ impl Timed {
     pub(crate) fn new(inner: Arc<dyn Judge>, metrics: Arc<Metrics>) -> Self {
         Self { inner, metrics }
     }
+
+    fn timed(
+        &self,
+        role: Role,
+        judge: impl FnOnce() -> Result<Arc<Admission>, Denial>,
+    ) -> Result<Arc<Admission>, Denial> {
+        let begun = Instant::now();
+        let judged = judge();
+        self.metrics.judged(role, judged.is_ok(), begun.elapsed());
+        judged
+    }
 }
 
 impl Judge for Timed {
@@ -29,9 +40,10 @@ impl Judge for Timed {
         role: Role,
         now: UnixTime,
     ) -> Result<Arc<Admission>, Denial> {
-        let begun = Instant::now();
-        let judged = self.inner.judge(chain, role, now);
-        self.metrics.judged(role, judged.is_ok(), begun.elapsed());
-        judged
+        self.timed(role, || self.inner.judge(chain, role, now))
+    }
+
+    fn judge_again(&self, last: &Admission, role: Role, now: UnixTime) -> Result<Arc<Admission>, Denial> {
+        self.timed(role, || self.inner.judge_again(last, role, now))
     }
 }

@@ -88,7 +88,8 @@ impl Attestation {
                 registry,
                 Histogram::with_opts(histogram(
                     n::ENFORCEMENT,
-                    "From a new configuration until every live hop that it affects was judged again.",
+                    "From the arrival of a configuration at this proxy until every live hop that it affects was \
+                     judged again.",
                     ENFORCEMENT,
                 )),
             )?,

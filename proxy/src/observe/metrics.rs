@@ -16,6 +16,8 @@ use super::names as n;
 
 /// At most so many principals get series of their own; the rest share `other`.
 const PRINCIPALS: usize = 1024;
+/// At most so many policies in mode `Audit` do.
+const AUDITORS: usize = 256;
 /// Seconds: from a verdict that was remembered to one for which everything was verified.
 const APPRAISALS: [f64; 10] = [1e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.05, 0.25];
 
@@ -33,6 +35,7 @@ pub struct Metrics {
     refused: IntCounterVec,
     rejected: IntCounterVec,
     refreshes: IntCounterVec,
+    audited: IntCounterVec,
     hops: IntGaugeVec,
     appraisals: HistogramVec,
     collateral: IntGaugeVec,
@@ -49,6 +52,7 @@ pub struct Metrics {
     /// [`n::SYNCED`].
     pub synced: IntGauge,
     principals: Mutex<HashSet<String>>,
+    auditors: Mutex<HashSet<String>>,
 }
 
 /// The series of one hop, resolved once.
@@ -124,6 +128,11 @@ impl Metrics {
             )?,
             rejected: counter(n::REJECTED, "Resources that could not be used.", &[n::KIND])?,
             refreshes: counter(n::IDENTITY_REFRESHES, "Certificate renewals.", &[n::OUTCOME])?,
+            audited: counter(
+                n::AUDIT_DENIALS,
+                "Times that a policy in mode Audit would have refused a peer.",
+                &[n::POLICY, n::REASON, n::DIRECTION],
+            )?,
             attestation: Attestation::new(&registry)?,
             hops: gauges(n::HOPS, "Hops that are open.", &[n::DIRECTION])?,
             appraisals: seconds(
@@ -142,7 +151,8 @@ impl Metrics {
             identity_expiration: gauge(n::IDENTITY_EXPIRATION, "When our certificate ends.")?,
             identity_refresh: gauge(n::IDENTITY_REFRESH, "When our certificate was last renewed.")?,
             synced: gauge(n::SYNCED, "Whether the control plane's stream is up.")?,
-            principals: Mutex::new(HashSet::new()),
+            principals: Mutex::default(),
+            auditors: Mutex::default(),
             registry,
         })
     }
@@ -176,15 +186,14 @@ impl Metrics {
     }
 
     fn principal<'a>(&self, peer: &'a str) -> &'a str {
-        let mut known = self.principals.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.contains(peer) {
-            return peer;
-        }
-        if known.len() >= PRINCIPALS {
-            return "other";
-        }
-        known.insert(peer.to_owned());
-        peer
+        bounded(&self.principals, PRINCIPALS, peer)
+    }
+
+    /// A policy that is only recorded would have refused a peer.
+    pub fn audited(&self, denial: &Denial, role: Role) {
+        let policy = policy_of(denial);
+        let policy = bounded(&self.auditors, AUDITORS, &policy);
+        self.audited.with_label_values(&[policy, denial.reason.code(), direction(role)]).inc();
     }
 
     /// A peer was admitted: one count for every policy that spoke of it.
@@ -207,10 +216,7 @@ impl Metrics {
 
     /// A peer was refused.
     pub fn denied(&self, denial: &Denial, role: Role) {
-        let policy = denial
-            .policy
-            .as_ref()
-            .map_or_else(|| "none".to_owned(), |p| format!("{}/{}", p.namespace, p.name));
+        let policy = policy_of(denial);
         self.verdicts
             .with_label_values(&[
                 "unknown",
@@ -292,6 +298,23 @@ pub fn tee_labels(admission: &Admission) -> (String, &'static str) {
     )
 }
 
+/// `name`, if it is one of the first so many; the rest share `other`.
+fn bounded<'a>(known: &Mutex<HashSet<String>>, most: usize, name: &'a str) -> &'a str {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.contains(name) {
+        return name;
+    }
+    if known.len() >= most {
+        return "other";
+    }
+    known.insert(name.to_owned());
+    name
+}
+
+fn policy_of(denial: &Denial) -> String {
+    denial.policy.as_ref().map_or_else(|| "none".to_owned(), |p| format!("{}/{}", p.namespace, p.name))
+}
+
 fn policy_label(verdict: &Verdict) -> String {
     format!("{}/{}", verdict.policy.namespace, verdict.policy.name)
 }
@@ -319,6 +342,7 @@ mod tests {
         metrics.refused("inbound", Reason::Overloaded);
         metrics.rejected("AttestationPolicy");
         metrics.refreshed(true);
+        metrics.audited(&Finding::new(Reason::Internal, "", "", "").into(), Role::Client);
         metrics.hops(Role::Client).inc();
         metrics.attestation.sample();
         let exposition = String::from_utf8(metrics.render().unwrap()).unwrap();

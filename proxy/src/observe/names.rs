@@ -12,6 +12,8 @@ pub const SENT_BYTES: &str = "istio_tcp_sent_bytes_total";
 pub const RECEIVED_BYTES: &str = "istio_tcp_received_bytes_total";
 /// Verdicts about peers, in handshakes and on live hops.
 pub const VERDICTS: &str = "mesh_attestation_verdicts_total";
+/// Times that a policy in mode `Audit` would have refused a peer.
+pub const AUDIT_DENIALS: &str = "mesh_policy_audit_denials_total";
 /// How long it took to judge a peer.
 pub const APPRAISAL: &str = "mesh_attestation_appraisal_seconds";
 /// When the first piece of the collateral in use ends.
@@ -30,7 +32,7 @@ pub const ROUNDS: &str = "mesh_attestation_rounds_total";
 pub const GATE: &str = "mesh_attestation_gate_seconds";
 /// How long ago the challenge was made that the oldest proof answers.
 pub const OLDEST_VERDICT: &str = "mesh_attestation_oldest_verdict_age_seconds";
-/// From a new configuration until every live hop that it affects was judged again.
+/// From the arrival of a configuration at this proxy until every live hop that it affects was judged again.
 pub const ENFORCEMENT: &str = "mesh_policy_enforcement_seconds";
 /// Requests for quotes that wait.
 pub const QUOTE_QUEUE: &str = "mesh_quote_queue_length";

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_evidence::RegisterState;
+use countersign_evidence::policy::Mode;
+use countersign_evidence::{RegisterState, Verdict};
 use countersign_ratls::session::{Direction, Moment};
 use serde_json::{Value, json};
 
@@ -95,7 +96,7 @@ fn session(hop: &Hop, session: &Session, now: Moment) -> Value {
         "tee": proof.as_ref().map(|p| p.claims.tee),
         "platform": proof.as_ref().and_then(|p| p.claims.platform()).map(|p| p.to_string()),
         "runtimeEvents": proof.as_ref().and_then(|p| p.claims.runtime_events()),
-        "policies": proof.as_ref().map(|p| p.verdicts.iter().map(|v| v.policy.to_string()).collect::<Vec<_>>()),
+        "policies": proof.as_ref().map(|p| deciding(&p.verdicts)),
         "policyId": hex::encode(session.demands().policy_id),
         "draining": session.draining().map(|draining| json!({
             "reason": draining.denial.reason,
@@ -103,4 +104,10 @@ fn session(hop: &Hop, session: &Session, now: Moment) -> Value {
             "cutIn": ahead(draining.until),
         })),
     })
+}
+
+/// The policies among them that decide.
+fn deciding(verdicts: &[Verdict]) -> Vec<String> {
+    let enforced = verdicts.iter().filter(|verdict| verdict.mode == Mode::Enforce);
+    enforced.map(|verdict| verdict.policy.to_string()).collect()
 }

@@ -60,6 +60,7 @@ impl Hop {
             session.proof.store(Some(Arc::clone(&proof)));
             self.kept(ctx);
             if self.still_holds(&view, &proof.dependencies, ctx) {
+                self.audited(&proof.audited, ctx);
                 let event_log = proof.registers.as_ref().map(RegisterState::next);
                 return Ok(Acceptance { until: proof.valid_until, event_log });
             }
@@ -108,12 +109,15 @@ impl Hop {
         })?;
         let Some(session) = &self.session else {
             let gives = if admission.claims.is_some() { Level::L1 } else { Level::L0 };
-            return view.check_level(&self.me, peer, gives).map(drop);
+            let audited = view.check_level(&self.me, peer, gives)?;
+            self.audited(&audited, ctx);
+            return Ok(());
         };
         let demands = terms::demands(&view.demands(&self.me, peer)?, ctx);
         self.demand(session, demands, ctx);
         let Some(last) = session.proof.load_full() else { return Ok(()) };
         let proof = view.rejudge_session(&self.me, admission, &last, ctx.clock.now())?;
+        self.audited(&proof.audited, ctx);
         let until = proof.valid_until;
         // A proof that came meanwhile was judged by its own round.
         let kept = session.proof.compare_and_swap(&last, Some(Arc::new(proof)));

@@ -10,7 +10,7 @@ use crate::claims::{
     TdxClaims, Window,
 };
 use crate::policy::{
-    IntelTcbRule, PlatformList, PolicyRef, ReferenceSet, SgxReference, SgxRule, SnpReference, SnpRule,
+    IntelTcbRule, Mode, PlatformList, PolicyRef, ReferenceSet, SgxReference, SgxRule, SnpReference, SnpRule,
     TdxReference, TdxRule,
 };
 
@@ -180,7 +180,7 @@ fn references() -> References {
 
 fn policy(any_of: Vec<Alternative>) -> Policy {
     let name = PolicyRef { namespace: "default".to_owned(), name: "p".to_owned(), generation: 1 };
-    Policy { name, any_of, max_evidence_age: Some(DAY) }
+    Policy { name, mode: Mode::Enforce, any_of, max_evidence_age: Some(DAY) }
 }
 
 fn decide(claims: Claims, policy: &Policy, references: &References, age: u64, now: u64) -> Verdict {

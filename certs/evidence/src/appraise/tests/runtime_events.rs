@@ -37,10 +37,14 @@ fn approved() -> EventReferences {
     [reference("exec", exec), reference("config", EventContent::Any)].into_iter().collect()
 }
 
+fn policy(name: PolicyRef, rule: TdxRule) -> Policy {
+    Policy { name, mode: Mode::Enforce, any_of: vec![Alternative::Tdx(rule)], max_evidence_age: None }
+}
+
 fn by(rule: EventRule, claims: &Claims, references: &References) -> Verdict {
     let rule = TdxRule { runtime_events: rule, ..TdxRule::default() };
     let name = PolicyRef { namespace: "ns".into(), name: "p".into(), generation: 1 };
-    let policy = Policy { name, any_of: vec![Alternative::Tdx(rule)], max_evidence_age: None };
+    let policy = policy(name, rule);
     appraise(
         Arc::new(claims.clone()),
         &policy,
@@ -163,7 +167,7 @@ fn a_pinned_register_and_its_events_must_both_hold() {
         let common = Common { references: vec!["ns/events".to_owned()], ..Common::default() };
         let rule = TdxRule { common, runtime_events: admitted(), ..TdxRule::default() };
         let name = PolicyRef { namespace: "ns".into(), name: "p".into(), generation: 1 };
-        let policy = Policy { name, any_of: vec![Alternative::Tdx(rule)], max_evidence_age: None };
+        let policy = policy(name, rule);
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW));
         appraise(Arc::new(claims.clone()), &policy, &references, 0, now)
     };
