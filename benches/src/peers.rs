@@ -178,7 +178,12 @@ fn drive<F: Future>(future: F) -> F::Output {
     }
 }
 
-fn attested(authority: &Authority, attester: &dyn Attester, id: &str) -> Result<(Identity, PrivateKey)> {
+/// An identity with evidence of this machine.
+pub(crate) fn attested(
+    authority: &Authority,
+    attester: &dyn Attester,
+    id: &str,
+) -> Result<(Identity, PrivateKey)> {
     let key = PrivateKey::generate(KeyType::EcP256)?;
     let pending = Pending::new(&key, &[9; 32])?;
     let evidence = attester.evidence(&pending.report_data)?;

@@ -9,6 +9,7 @@ use countersign_net::{Abort, Severable};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::{Admission, Role};
 use countersign_ratls::tls::{Agreed, HandshakeError};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
@@ -39,11 +40,25 @@ pub(crate) async fn accept(
     accepted: Accepted,
     ctx: &Context,
 ) -> Result<Handshaken<server::TlsStream<Severable>>, Denial> {
-    let Accepted { socket, peer: address, permit, .. } = accepted;
-    let credentials = ctx.credentials()?;
+    let Accepted { socket, peer, permit, .. } = accepted;
     let abort = Abort::default();
+    accept_over(Severable::new(socket, abort.clone()), abort, peer, Some(permit), ctx).await
+}
+
+/// The server's side over a transport that ends with `abort`.
+pub(crate) async fn accept_over<S>(
+    transport: S,
+    abort: Abort,
+    address: SocketAddr,
+    permit: Option<OwnedSemaphorePermit>,
+    ctx: &Context,
+) -> Result<Handshaken<server::TlsStream<S>>, Denial>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let credentials = ctx.credentials()?;
     let acceptor = credentials.acceptor.offering(gate::protocols(&credentials, ctx));
-    let handshake = acceptor.accept(Severable::new(socket, abort.clone()));
+    let handshake = acceptor.accept(transport);
     let done = timeout(ctx.limits.handshake_timeout, handshake).await.map_err(|_| too_slow(ctx))?;
     let done = done.map_err(|error| denial(error, Role::Client, ctx))?;
     Ok(Handshaken {
@@ -54,7 +69,7 @@ pub(crate) async fn accept(
         credentials,
         address,
         abort,
-        permit: Some(permit),
+        permit,
         _private: (),
     })
 }
@@ -67,9 +82,24 @@ pub(crate) async fn connect(
     credentials: Arc<Credentials>,
     ctx: &Context,
 ) -> Result<Handshaken<client::TlsStream<Severable>>, Denial> {
-    let connector = credentials.connector(to, gate::protocols(&credentials, ctx))?;
     let abort = Abort::default();
-    let handshake = connector.connect(Severable::new(socket, abort.clone()));
+    connect_over(Severable::new(socket, abort.clone()), abort, address, to, credentials, ctx).await
+}
+
+/// The client's side over a transport that ends with `abort`.
+pub(crate) async fn connect_over<S>(
+    transport: S,
+    abort: Abort,
+    address: SocketAddr,
+    to: &SpiffeId,
+    credentials: Arc<Credentials>,
+    ctx: &Context,
+) -> Result<Handshaken<client::TlsStream<S>>, Denial>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let connector = credentials.connector(to, gate::protocols(&credentials, ctx))?;
+    let handshake = connector.connect(transport);
     let done = timeout(ctx.limits.handshake_timeout, handshake).await.map_err(|_| too_slow(ctx))?;
     let done = done.map_err(|error| denial(error, Role::Server, ctx))?;
     Ok(Handshaken {

@@ -47,6 +47,7 @@ pub mod agent;
 pub mod clock;
 pub mod context;
 pub mod drain;
+pub mod held;
 pub mod live;
 pub mod platform;
 pub mod readiness;

@@ -240,7 +240,7 @@ async fn what_a_policy_in_mode_audit_would_refuse_is_counted_and_goes_on() {
     let audit = "---\napiVersion: countersign.dev/v1alpha1\nkind: AttestationPolicy\n\
                  metadata: { name: stricter, namespace: payments }\n\
                  spec: { mode: Audit, anyOf: [{ tdx: { measurements: Any } }] }\n";
-    let view = pair.world.view_from(2, &(pair.world.text(&pair.policy()) + audit));
+    let view = pair.world.view_from(2, &(pair.world.text(&pair.policy(), "") + audit));
     let count = |proxy: &support::Proxy| {
         let metrics = proxy.metrics();
         let line = metrics.lines().find(|line| line.starts_with("mesh_policy_audit_denials_total{"))?;

@@ -66,8 +66,7 @@ impl Agent {
         let ports = bootstrap.inbound.as_ref().map_or(&[][..], |inbound| &inbound.ports);
         let compiler = Arc::new(Compiler::new(Arc::clone(&control), marks));
         let both = (Arc::clone(&control), Arc::clone(&compiler));
-        let subscription =
-            SubscriptionAgent::new(Arc::clone(ctx), both, store.clone(), bundle, names, ports);
+        let subscription = SubscriptionAgent::new(Arc::clone(ctx), both, store.clone(), bundle, names, ports);
         let identity = IdentityAgent {
             ctx: Arc::clone(ctx),
             control,
