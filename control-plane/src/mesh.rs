@@ -27,6 +27,9 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// A proxy that is no longer admitted must take the generation that says so within this time.
 const GOODBYE_WITHIN: Duration = Duration::from_secs(10);
 
+/// For how many ticks, of a second, a connection may outlive the one that follows it.
+const OVERTAKEN_FOR: u32 = 10;
+
 /// What all sessions share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -61,6 +64,8 @@ impl Mesh for MeshService {
             watching: self.0.watchers.count(),
             wishes: self.0.watchers.wishes(),
             asked: None,
+            overtaken: 0,
+            told_of_namesake: false,
             ahead: None,
             entry: None,
             leaving: None,
@@ -90,6 +95,9 @@ struct Driver {
     watching: watch::Receiver<usize>,
     wishes: broadcast::Receiver<Arc<Wish>>,
     asked: Option<Instant>,
+    /// For how many ticks another connection of this name has counted.
+    overtaken: u32,
+    told_of_namesake: bool,
     /// The generation by which the proxy is ahead of us, as far as that was said.
     ahead: Option<u64>,
     entry: Option<(Name, u64)>,
@@ -144,6 +152,7 @@ impl Driver {
                         self.judge_again()?;
                     }
                     self.ask_to_tell();
+                    self.look_for_namesakes();
                 }
                 changed = self.watching.changed() => {
                     if changed.is_err() {
@@ -261,6 +270,28 @@ impl Driver {
     fn offer(&mut self) {
         let snapshot = Arc::clone(&self.cuts.borrow_and_update().snapshot);
         self.session.offer(snapshot);
+    }
+
+    /// A connection that another one of its name has overtaken ends in a moment,
+    /// unless two proxies have one name: then both stay, and one is not seen.
+    fn look_for_namesakes(&mut self) {
+        let Some((name, _)) =
+            self.entry.as_ref().filter(|(name, n)| self.shared.proxies.is_overtaken(name, *n))
+        else {
+            return;
+        };
+        self.overtaken = self.overtaken.saturating_add(1);
+        if self.overtaken < OVERTAKEN_FOR {
+            return;
+        }
+        self.shared.proxies.namesakes(name, std::time::Instant::now());
+        if !std::mem::replace(&mut self.told_of_namesake, true) {
+            tracing::warn!(
+                proxy = self.proxy(), address = %self.caller.address(),
+                "another proxy is connected under the same name and SPIFFE ID, and only that one is shown: \
+                 give each a `name` of its own"
+            );
+        }
     }
 
     /// A proxy that is ahead takes nothing from us until somebody has acted.

@@ -18,6 +18,9 @@ const MAX_PROXIES: usize = 10_000;
 /// How long a proxy that is gone stays in the list, seconds.
 const FORGET_AFTER: u64 = 86_400;
 
+/// For how long after it was last seen a namesake is shown.
+const NAMESAKE_FOR: Duration = Duration::from_secs(10);
+
 /// Who a proxy is: its SPIFFE ID and its name.
 pub(crate) type Name = (String, String);
 
@@ -32,6 +35,8 @@ pub(crate) struct Record {
     pub(crate) address: SocketAddr,
     pub(crate) status: Status,
     pub(crate) last_seen: u64,
+    /// When another connection of this name was last seen, besides the one that counts.
+    namesake: Option<Instant>,
     /// Why it is not admitted any more.
     refused: Option<String>,
     /// When it was first seen, by the clock of durations.
@@ -144,6 +149,7 @@ impl Record {
             refused: self.refused.clone().unwrap_or_default(),
             generation_seen: self.status.ahead.unwrap_or_default(),
             offers: self.peer.offers.clone(),
+            namesake: self.namesake.is_some_and(|seen| seen.elapsed() < NAMESAKE_FOR),
         }
     }
 }
@@ -177,6 +183,7 @@ impl Proxies {
             address,
             status,
             last_seen: now,
+            namesake: None,
             refused: None,
             since,
             converged,
@@ -219,6 +226,19 @@ impl Proxies {
         let away = inner.records.iter_mut().filter(|((owner, _), record)| owner == id && !record.connected);
         for (_, record) in away {
             record.refused = Some(denial.to_string());
+        }
+    }
+
+    /// Whether a connection that goes on does not count any more, because another one
+    /// of the same name came after it.
+    pub(crate) fn is_overtaken(&self, name: &Name, connection: u64) -> bool {
+        self.lock().records.get(name).is_some_and(|record| record.connection != connection)
+    }
+
+    /// Two proxies have one name: the connection of the other one stays.
+    pub(crate) fn namesakes(&self, name: &Name, now: Instant) {
+        if let Some(record) = self.lock().records.get_mut(name) {
+            record.namesake = Some(now);
         }
     }
 

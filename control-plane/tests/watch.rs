@@ -142,3 +142,27 @@ async fn a_report_that_nobody_asked_for_ends_the_stream_and_only_operators_watch
     assert_eq!(refusal::reason(&refused), Some(Reason::AuthorizationDenied));
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_proxies_of_one_name_are_told_from_one_that_comes_back() {
+    let world = World::new();
+    let plane = world.start().await;
+    plane.apply(&world.resources()).await;
+    let first = sidecar(&world, &plane).await;
+    let mut operator = plane.operator().await;
+    let mut look = async || {
+        plane.handle.tick();
+        let status = operator.status(proto::StatusRequest {}).await.unwrap().into_inner();
+        (status.proxies[0].connected, status.proxies[0].namesake)
+    };
+    drop(first);
+    while look().await.0 {}
+    let first = sidecar(&world, &plane).await;
+    for _ in 0..20 {
+        assert!(!look().await.1, "it came back");
+    }
+    let second = sidecar(&world, &plane).await;
+    while !look().await.1 {}
+    drop((first, second));
+    plane.stop().await;
+}

@@ -107,6 +107,13 @@ fn remarks(proxy: &proto::ProxyStatus, generation: u64) -> Vec<String> {
     if !proxy.refused.is_empty() {
         remarks.push(format!("{} {}: {}", paint(BAD, "refused"), clean(&proxy.name), clean(&proxy.refused)));
     }
+    if proxy.namesake {
+        remarks.push(format!(
+            "{} {}: another proxy is connected under the same name and SPIFFE ID; give each a `name` of its own",
+            paint(BAD, "namesake"),
+            clean(&proxy.name)
+        ));
+    }
     if proxy.generation_seen > 0 {
         let seen = proxy.generation_seen;
         remarks.push(format!(
@@ -154,6 +161,7 @@ fn document(status: &proto::StatusResponse) -> Value {
                 "emulated": p.emulated, "hops": p.hops, "rejected": rejected,
                 "generation": { "sent": p.generation_sent, "acknowledged": p.generation_acked, "inUse": p.generation_in_use },
                 "refused": (!p.refused.is_empty()).then_some(&p.refused),
+                "namesake": p.namesake,
                 "generationSeen": (p.generation_seen > 0).then_some(p.generation_seen),
                 "svidNotAfter": p.svid_not_after, "lastSeen": p.last_seen,
             })

@@ -106,6 +106,7 @@ impl SubscriptionAgent {
             let ended = self.connections().await;
             self.ctx.metrics.synced.set(0);
             let Err(denial) = ended else { return };
+            self.ctx.metrics.stream_ended(denial.reason);
             if self.subscription.current().map(|s| s.generation()) != before {
                 failures = 0;
             }

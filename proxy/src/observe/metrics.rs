@@ -34,6 +34,7 @@ pub struct Metrics {
     revoked: IntCounterVec,
     refused: IntCounterVec,
     rejected: IntCounterVec,
+    stream_ends: IntCounterVec,
     refreshes: IntCounterVec,
     audited: IntCounterVec,
     hops: IntGaugeVec,
@@ -127,6 +128,11 @@ impl Metrics {
                 &[n::DIRECTION, n::REASON],
             )?,
             rejected: counter(n::REJECTED, "Resources that could not be used.", &[n::KIND])?,
+            stream_ends: counter(
+                n::STREAM_ENDS,
+                "Streams of configuration that ended before another was there, and attempts that failed.",
+                &[n::REASON],
+            )?,
             refreshes: counter(n::IDENTITY_REFRESHES, "Certificate renewals.", &[n::OUTCOME])?,
             audited: counter(
                 n::AUDIT_DENIALS,
@@ -258,6 +264,11 @@ impl Metrics {
         self.rejected.with_label_values(&[kind]).inc();
     }
 
+    /// There is no stream of configuration, and why.
+    pub fn stream_ended(&self, reason: countersign_evidence::Reason) {
+        self.stream_ends.with_label_values(&[reason.code()]).inc();
+    }
+
     /// A renewal ended.
     pub fn refreshed(&self, success: bool) {
         self.refreshes.with_label_values(&[if success { "success" } else { "failure" }]).inc();
@@ -341,6 +352,7 @@ mod tests {
         metrics.revoked("verdict");
         metrics.refused("inbound", Reason::Overloaded);
         metrics.rejected("AttestationPolicy");
+        metrics.stream_ended(Reason::Draining);
         metrics.refreshed(true);
         metrics.audited(&Finding::new(Reason::Internal, "", "", "").into(), Role::Client);
         metrics.hops(Role::Client).inc();

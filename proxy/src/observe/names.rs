@@ -56,6 +56,8 @@ pub const GENERATION: &str = "mesh_policy_generation";
 pub const LAST_APPLIED: &str = "mesh_config_last_applied_timestamp_seconds";
 /// Resources that could not be used.
 pub const REJECTED: &str = "mesh_config_rejected_total";
+/// Streams of configuration that ended and were not followed by another.
+pub const STREAM_ENDS: &str = "mesh_config_stream_ends_total";
 /// When our certificate ends.
 pub const IDENTITY_EXPIRATION: &str = "mesh_identity_cert_expiration_timestamp_seconds";
 /// When our certificate was last renewed.

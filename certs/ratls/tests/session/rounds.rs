@@ -34,6 +34,33 @@ fn rounds_go_on_in_both_directions_with_jitter() {
 }
 
 #[test]
+fn who_wants_to_see_a_proof_gets_a_round_at_once_and_only_one() {
+    let mut hop = Hop::mutual();
+    assert!(!hop.client.endpoint.ask(hop.now), "the gate comes first");
+    let mut hop = Hop::open();
+    // Past the time for which the peer spares its device.
+    hop.pass(10.0);
+    assert_eq!(hop.client.endpoint.state().peer.round, Some(0));
+    hop.server.quotes_at_once = false;
+    assert!(hop.client.endpoint.ask(hop.now));
+    hop.settle();
+    assert_eq!(hop.server.quotes.len(), 1);
+    // A proof that is on its way is one.
+    assert!(hop.client.endpoint.ask(hop.now));
+    hop.settle();
+    assert_eq!(hop.server.quotes.len(), 1);
+    hop.server.quotes_at_once = true;
+    hop.server.quote(hop.now);
+    hop.settle();
+    hop.pass(30.0);
+    assert_eq!(hop.client.endpoint.state().peer.round, Some(1));
+    assert_eq!(hop.server.endpoint.state().peer.round, Some(0), "the other direction has its own time");
+    // What ends is not asked any more.
+    hop.client.endpoint.drain(denial(Reason::Draining), hop.now);
+    assert!(!hop.client.endpoint.ask(hop.now));
+}
+
+#[test]
 fn a_verdict_counts_from_its_challenge_and_for_two_intervals() {
     let mut hop = Hop::open();
     hop.server.quotes_at_once = false;

@@ -127,7 +127,7 @@ impl Hop {
         vec![
             self.proxy.clone(),
             format!("{arrow} {}", self.hop),
-            short(&self.peer, domain).to_owned(),
+            short(&self.peer, domain),
             levels,
             self.round.map_or_else(|| "-".to_owned(), |round| round.to_string()),
             seconds(self.age),
@@ -190,10 +190,17 @@ pub(super) fn domain(hops: &[Hop]) -> Option<&str> {
     domains.all(|domain| domain == Some(first)).then_some(first)
 }
 
-/// A SPIFFE ID without its scheme, and without the trust domain that all have: a table is narrow.
-fn short<'a>(id: &'a str, domain: Option<&str>) -> &'a str {
+/// A SPIFFE ID without its scheme, and without the trust domain that all have: a table is
+/// narrow. `/ns/NAMESPACE/sa/NAME` is shown as the workload that it is mostly of.
+fn short(id: &str, domain: Option<&str>) -> String {
     let id = id.strip_prefix("spiffe://").unwrap_or(id);
-    domain.and_then(|domain| id.strip_prefix(domain)).filter(|path| !path.is_empty()).unwrap_or(id)
+    let Some(path) = domain.and_then(|domain| id.strip_prefix(domain)).filter(|path| !path.is_empty()) else {
+        return id.to_owned();
+    };
+    match path.split('/').collect::<Vec<_>>().as_slice() {
+        ["", "ns", namespace, "sa", name] => format!("{namespace}/{name}"),
+        _ => path.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -232,6 +239,8 @@ mod tests {
         assert_eq!(domain(&hops), None, "one of them has no ID");
         assert_eq!(domain(&hops[..3]), Some("prod.example"));
         assert_eq!(hops[0].row(Some("prod.example"))[2], "/web");
+        assert_eq!(short("spiffe://a.example/ns/payments/sa/web", Some("a.example")), "payments/web");
+        assert_eq!(short("spiffe://a.example/ns/payments/sa/web", None), "a.example/ns/payments/sa/web");
         let rows: Vec<_> = hops.iter().map(|hop| hop.row(None)).collect();
         assert_eq!(
             rows[0],

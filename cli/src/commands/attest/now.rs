@@ -14,6 +14,8 @@ use crate::context::{Client, Context, ContextArgs, TIMEOUT};
 use crate::failure::{Failure, Outcome, Result};
 use crate::output::{BAD, DIM, Format, GOOD, Output, paint};
 
+/// When to ask again by way of the control plane, which does not tell who was not asked.
+const AGAIN: Duration = Duration::from_secs(3);
 /// Between two looks at a proxy of this host.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -162,7 +164,7 @@ pub(crate) async fn proofs(address: SocketAddr, patience: Duration) -> Result<Ve
 pub(crate) async fn again(address: SocketAddr, patience: Duration) -> Result<Vec<Proof>> {
     let rounds = by_admin_port(address, None, Instant::now() + patience).await?;
     if !rounds.passed() {
-        let what = rounds.0.values().map(|(hop, fate)| format!("{}: {}", hop.peer, told(hop, fate).1));
+        let what = rounds.0.values().map(|(hop, fate)| format!("{}: {}", hop.peer, told(fate)));
         let what = what.collect::<Vec<_>>().join("; ");
         return Err(Failure::failed(format!("not every peer of {address} proved itself: {what}")));
     }
@@ -211,26 +213,29 @@ async fn by_control_plane(now: &Now, deadline: Instant) -> Result<Rounds> {
     if asked.is_empty() {
         return Err(Failure::failed(format!("{target}: its version cannot be asked, or it has just gone")));
     }
+    let mut again = tokio::time::interval_at(Instant::now() + AGAIN, AGAIN);
     while !rounds.is_over() {
-        match tokio::time::timeout_at(deadline, plane.next()).await {
-            Ok(told) => told?,
-            Err(_) => break,
+        tokio::select! {
+            told = plane.next() => {
+                told?;
+                rounds.look(&plane.look().hops);
+            }
+            // A peer that was asked a moment ago is not asked at once.
+            _ = again.tick() => {
+                client.attest_now(&proxies, now.peer.as_deref().unwrap_or_default()).await?;
+            }
+            () = tokio::time::sleep_until(deadline) => break,
         }
-        rounds.look(&plane.look().hops);
     }
     Ok(rounds)
 }
 
-fn told(before: &Hop, fate: &Fate) -> (bool, String) {
+fn told(fate: &Fate) -> String {
     match fate {
-        Fate::Proved(_) => (true, "proved itself again".to_owned()),
-        Fate::Held(why) => (true, format!("not asked: {why}")),
-        Fate::Ended(why) => (false, why.clone()),
-        // A proxy that is asked by way of the control plane says nothing of those that it did not ask.
-        Fate::Waits if before.age.is_some_and(|age| age < 10) => {
-            (false, "no newer proof; a peer is asked at most once in 10 s".to_owned())
-        }
-        Fate::Waits => (false, "no proof in time".to_owned()),
+        Fate::Proved(_) => "proved itself again".to_owned(),
+        Fate::Held(why) => format!("not asked: {why}"),
+        Fate::Ended(why) => why.clone(),
+        Fate::Waits => "no proof in time".to_owned(),
     }
 }
 
@@ -248,7 +253,7 @@ fn show(rounds: &Rounds, took: Duration, now: &Now, out: &mut Output) {
                     "proxy": hop.proxy, "hop": hop.hop, "direction": hop.direction, "peer": hop.peer,
                     "level": hop.level, "roundBefore": hop.round, "round": round(hop, fate),
                     "proved": matches!(fate, Fate::Proved(_)), "asked": !matches!(fate, Fate::Held(_)),
-                    "tee": hop.tee, "emulated": hop.emulated, "result": told(hop, fate).1,
+                    "tee": hop.tee, "emulated": hop.emulated, "result": told(fate),
                 })
             })
             .collect();
@@ -265,7 +270,7 @@ fn show(rounds: &Rounds, took: Duration, now: &Now, out: &mut Output) {
         let mut row = hop.row(domain);
         row.truncate(4);
         row.push(round(hop, fate).map_or_else(|| "-".to_owned(), |round| round.to_string()));
-        row.push(told(hop, fate).1);
+        row.push(told(fate));
         row
     });
     out.table(&["PROXY", "HOP", "PEER", "LEVEL", "ROUND", "RESULT"], rows.collect());
