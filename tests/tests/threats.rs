@@ -142,5 +142,16 @@ fn every_mutation_still_finds_its_defence() {
         }
     }
     assert!(mutations > 25, "{mutations} mutations");
+    // Those that the attacks name are there.
+    let mut attacks = Vec::new();
+    sources(&root().join("tests/tests/security"), &mut attacks);
+    let heads = attacks.iter().flat_map(|(_, text)| text.lines().filter(|line| line.starts_with("//!")));
+    for code in heads.flat_map(|line| line.split('`').skip(1).step_by(2)) {
+        let is_name =
+            code.strip_prefix('a').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        if is_name && !table.contains(&format!("\n[{code}] ")) {
+            wrong.push(format!("there is no mutation {code}"));
+        }
+    }
     assert!(wrong.is_empty(), "tests/mutations.txt does not fit the sources:\n{}", wrong.join("\n"));
 }

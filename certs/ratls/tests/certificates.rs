@@ -9,7 +9,7 @@ use countersign_evidence::{Reason, UnixTime};
 use countersign_ratls::ca::{Authority, Leaf};
 use countersign_ratls::csr::{AttestedRequest, Pending};
 use countersign_ratls::key::{KeyType, PrivateKey};
-use countersign_ratls::peer::{Form, Presented};
+use countersign_ratls::peer::{Form, MAX_CHAIN_BYTES, Presented};
 use countersign_ratls::{Bundle, Identity, TrustDomain, embedded, svid};
 use rcgen::{
     CertificateParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose, SanType,
@@ -262,6 +262,8 @@ fn sizes_are_bounded_on_both_sides() {
     let plain = mesh.chain(&key, "spiffe://td/a", None);
     let long = vec![plain[0].clone(); 6];
     assert_eq!(Presented::parse(&long).unwrap_err().reason, Reason::Oversized);
+    let heavy = [plain[0].clone(), vec![0x30; MAX_CHAIN_BYTES].into()];
+    assert_eq!(Presented::parse(&heavy).unwrap_err().reason, Reason::Oversized);
     assert_eq!(Presented::parse(&[]).unwrap_err().reason, Reason::CertificateRequired);
 }
 

@@ -1,6 +1,7 @@
 //! A6. The attack: evidence that was made for one purpose is shown for another: that of a
 //! session in a certificate, that of a certificate in a session. The defence: a label for
-//! each purpose, inside of every hash. Mutation `a06`: keys have the label of sessions.
+//! each purpose, inside of every hash. Mutations `a06` (keys have the label of sessions,
+//! which the vectors notice) and `a01-compare` (report data is not compared).
 
 use std::borrow::Cow;
 use std::sync::Arc;

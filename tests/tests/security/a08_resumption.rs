@@ -1,6 +1,6 @@
 //! A8. The attack: a session is resumed, so that nobody is judged again, or data is sent
 //! before anybody is. The defence: no tickets, no resumption, no early data, on either side.
-//! Mutation `a08`: the server gives out tickets.
+//! Mutation `a08`: a server gives out tickets, and remembers.
 
 use countersign_tests::attacker::{Answer, Offer, Raw};
 use countersign_tests::{Pair, Platform};

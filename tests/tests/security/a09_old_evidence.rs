@@ -1,7 +1,7 @@
 //! A9. The attack: a peer that was good once answers the next challenge with what it had, or
 //! for another round, or not at all, and keeps its hop. The defence: nonce, round and the
 //! binder before are in what is quoted; who does not answer in time is drained, then cut.
-//! Mutations `a09-challenge` and `a09-previous` (not in what is quoted), `a09-round` (not
+//! Mutations `a09-previous` (not in what is quoted), `a09-nonce` and `a09-round` (not
 //! compared), `a09-deadline` (none).
 
 use countersign_evidence::Reason;

@@ -1,7 +1,7 @@
 //! A23. The attack: an identity for a key that was not made in the TEE: its evidence is of
 //! another key, of another moment, of nobody. The defence: a request proves its key, carries
-//! evidence over it, and answers a challenge of this connection. Mutation `a23`: a challenge
-//! is not compared.
+//! evidence over it, and answers a challenge of this connection. Mutations `a23-once` (a
+//! challenge works again) and `a23-possession` (nobody proves the key).
 
 use countersign_evidence::Reason;
 use countersign_ratls::csr::Pending;

@@ -1,6 +1,6 @@
 //! A25. The attack: somebody answers where a server should be, to collect what clients show
 //! of their machines. The defence: a client shows its certificate to a server that it has
-//! judged. Mutation `a25`: a server is not judged by its name.
+//! judged. Mutation `a02`: a server is not judged by its name.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -193,6 +193,14 @@ fn a_nonce_is_used_once() {
     hop.server.give(Kind::Challenge, &again.encode(), hop.now);
     assert_eq!(hop.server.ended(), Some((Reason::BindingMismatch, false)));
 
+    // Of the attester: the last one does not come again.
+    let (mut hop, first) = two_rounds();
+    let first = Evidence::decode(&first).unwrap();
+    let again = Evidence { round: 1, ..first };
+    hop.client.give(Kind::Evidence, &again.encode(), hop.now);
+    let findings = &hop.client.cut().unwrap().denial.findings;
+    assert_eq!((findings[0].reason, findings[0].field.as_str()), (Reason::BindingMismatch, "Evidence nonce"));
+
     // Of a generator that fails: nothing is sent at all.
     #[derive(Debug)]
     struct Stuck;
