@@ -8,7 +8,7 @@ use countersign_attester::emulated::TdxSpec;
 use countersign_evidence::Reason;
 use countersign_tests::http::http;
 use countersign_tests::workload::{is_reset, passes};
-use countersign_tests::{Mesh, Pair, Platform, Policy, Workload, eventually, policy};
+use countersign_tests::{Mesh, Pair, Platform, Policy, Workload, eventually, policy, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,6 +244,48 @@ async fn a_certificate_is_renewed_with_another_key_and_streams_outlive_it_as_far
     assert!(second.not_after > first.not_after);
     passes(&mut application, &mut served, b"still on the old hop").await;
     pair.connect().await;
+    pair.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_outlives_several_certificates_of_both_sides_and_loses_no_byte() {
+    const LIFETIME: u64 = 1200;
+    let policy = Policy { svid_lifetime: LIFETIME, ..Policy::default() };
+    let pair = Pair::with(&policy, [&Platform::default(), &Platform::snp()]).await;
+    let (mut application, served) = pair.connect().await;
+    let hop = pair.web.hops().await.remove(0);
+    let first = [pair.web.credentials().await, pair.ledger.credentials().await];
+    // The workload sends everything back.
+    let echo = tokio::spawn(async move {
+        let (mut read, mut write) = served.into_split();
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+    });
+    for minute in 0..4 * LIFETIME / 60 {
+        // Bytes are under way while keys, evidence and rounds change.
+        let sent: Vec<u8> = (0..128 << 10).map(|i: u32| (u64::from(i) * 31 + minute) as u8).collect();
+        let mut received = vec![0; sent.len()];
+        let (mut read, mut write) = application.split();
+        let flowing = async { tokio::try_join!(write.write_all(&sent), read.read_exact(&mut received)) };
+        let ((), flowed) = tokio::join!(pair.live(60), within("bytes through the hop", flowing));
+        flowed.unwrap();
+        assert!(sent == received, "in minute {minute}");
+    }
+    let now = pair.web.hops().await.remove(0);
+    assert_eq!((&now["hop"], &now["identity"]), (&hop["hop"], &hop["identity"]), "another hop");
+    for side in ["own", "peer"] {
+        let renewals = now["session"]["renewals"][side].as_u64().unwrap();
+        assert!(renewals >= 4, "{side}: {renewals} renewals in four lifetimes");
+        assert!(now["session"][side]["rounds"].as_u64().unwrap() > renewals, "{now}");
+    }
+    for (proxy, first) in [&pair.web, &pair.ledger].into_iter().zip(&first) {
+        let last = proxy.credentials().await;
+        assert!(last.identity.not_before > first.identity.not_after, "it never ended");
+        assert_eq!(proxy.count("mesh_connections_revoked_total", &[]), 0.0);
+        assert_eq!(proxy.count("mesh_connections_drained_total", &[]), 0.0);
+    }
+    application.shutdown().await.unwrap();
+    assert_eq!(application.read(&mut [0; 1]).await.unwrap(), 0);
+    echo.await.unwrap();
     pair.end().await;
 }
 
