@@ -299,6 +299,14 @@ fn stored_evidence_is_judged_again_without_a_new_quote() {
     let strict = View::build_after(&view, WORLD.inputs(&gone), &mut Marks::default(), at(90)).view;
     let denied = strict.rejudge_session(&id(AUDIT), &admission, &session, at(90));
     assert_eq!(reason(denied), Reason::MeasurementMismatch);
+    // Too old is what the peer can mend: said only when no policy finds anything worse.
+    let young = more("a-young-one", "freshness: { maxEvidenceAge: 30s }");
+    for (text, expected) in [(resources(), Reason::EvidenceStale), (gone, Reason::MeasurementMismatch)] {
+        let view =
+            View::build_after(&view, WORLD.inputs(&(text + &young)), &mut Marks::default(), at(95)).view;
+        let denied = view.rejudge_session(&id(AUDIT), &admission, &session, at(95));
+        assert_eq!(reason(denied), expected);
+    }
 
     let revoked = CollateralSpec {
         issued: Some(NOW + 80),

@@ -210,6 +210,18 @@ impl Hop {
         self.cut.cause().map_or(Ok(()), |cause| Err(cause.denial()))
     }
 
+    /// Rules that came later find what the peer proved last too old, and nothing
+    /// else is wrong with it: it may prove itself anew, in bounded time.
+    fn outdated(&self, session: &Session, denial: Denial, ctx: &Context) -> Result<(), Denial> {
+        if session.state().peer.outdated {
+            return Ok(());
+        }
+        tracing::info!(hop = self.id, "a proof is too old by now\n{}", self.explained(&denial));
+        self.step(session, ctx, |endpoint, now| endpoint.reviewed(Err(denial), now));
+        session.wake.notify_one();
+        self.cut.cause().map_or(Ok(()), |cause| Err(cause.denial()))
+    }
+
     /// The peer, judged again, does not hold: the matrix says how the hop ends.
     /// An error says that it is cut; what drains goes on for a while.
     pub(crate) fn weigh(
@@ -231,7 +243,7 @@ impl Hop {
         }
         let mut inner = session.lock();
         (inner.cause, inner.counted) = (Some(cause), true);
-        inner.endpoint.reviewed(Err(denial), ctx.clock.moment());
+        inner.endpoint.drain(denial, ctx.clock.moment());
         self.pump(session, &mut inner, ctx);
         (inner.cause, inner.counted) = (None, false);
         drop(inner);

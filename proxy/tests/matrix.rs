@@ -353,6 +353,42 @@ async fn the_key_of_a_peer_that_lied_is_refused_for_a_while() {
     }
 }
 
+/// A rule that is younger than the last proof finds it too old, and nothing else.
+#[tokio::test]
+async fn a_proof_that_a_new_policy_finds_too_old_is_asked_for_anew() {
+    for answers in [true, false] {
+        let pair = Pair::new().await;
+        let mut caller = Caller::new(&pair, Level::L1).await;
+        if !answers {
+            caller.peer.withheld = vec![Kind::Evidence];
+        }
+        pair.world.advance(100);
+        let fresh = "  freshness: { maxEvidenceAge: 60s }";
+        pair.ledger.ctx.install(&pair.world.view_with(2, &pair.policy(), fresh));
+        assert!(caller.hop.cut.cause().is_none(), "{:?}", caller.hop.cut.cause());
+        caller.peer.until("a challenge at once", |peer| peer.count(Kind::Challenge) == 2).await;
+        assert!(!caller.peer.has_heard(Kind::Drain));
+        caller.passes().await;
+        if answers {
+            caller.peer.until("the verdict", |peer| peer.count(Kind::Result) == 2).await;
+            assert!(caller.takes_a_stream(&pair).await);
+            caller.passes().await;
+        } else {
+            // Nothing new meanwhile, and not for long.
+            caller.takes_no_stream(pair.port).await;
+            pair.world.advance(14);
+            caller.passes().await;
+            pair.world.advance(1);
+            caller.peer.hear_out().await;
+            assert_eq!(caller.peer.told(), Some(WireReason::Expired));
+            let cause = caller.hop.cut.cause().unwrap().denial();
+            assert_eq!(cause.reason, Reason::EvidenceStale);
+            caller.assert_ended().await;
+        }
+        pair.end().await;
+    }
+}
+
 /// The other way round: the caller's own policy ends a hop that it opened.
 #[tokio::test]
 async fn a_caller_that_drains_a_hop_opens_another_for_new_streams() {

@@ -317,6 +317,7 @@ impl View {
                 judged = Arc::new(to_follow);
             }
         }
+        let mut stale = None;
         for (policy, mode) in bound() {
             let verdict = appraise(Arc::clone(&judged), &policy.policy, &self.references, age, now);
             match (&verdict.outcome, mode) {
@@ -327,12 +328,20 @@ impl View {
                 (Outcome::Deny { .. }, mode) => {
                     let denial = verdict.denial().unwrap_or_else(|| unexplained(policy));
                     match mode {
+                        // What is only too old can be made anew: not if another policy
+                        // finds something worse.
+                        Mode::Enforce if denial.reason == Reason::EvidenceStale => {
+                            stale = stale.or(Some(denial));
+                        }
                         Mode::Enforce => return Err(denial),
                         Mode::Audit => audited.push(denial),
                     }
                 }
             }
             verdicts.push(verdict);
+        }
+        if let Some(denial) = stale {
+            return Err(denial);
         }
         Ok(SessionAdmission {
             dependencies: self.resting_on(me, None, &policies, Some(&claims)),

@@ -116,7 +116,12 @@ impl Hop {
         let demands = terms::demands(&view.demands(&self.me, peer)?, ctx);
         self.demand(session, demands, ctx);
         let Some(last) = session.proof.load_full() else { return Ok(()) };
-        let proof = view.rejudge_session(&self.me, admission, &last, ctx.clock.now())?;
+        let proof = match view.rejudge_session(&self.me, admission, &last, ctx.clock.now()) {
+            Err(denial) if denial.reason == Reason::EvidenceStale => {
+                return self.outdated(session, denial, ctx);
+            }
+            proof => proof?,
+        };
         self.audited(&proof.audited, ctx);
         let until = proof.valid_until;
         // A proof that came meanwhile was judged by its own round.

@@ -53,6 +53,13 @@ impl Caller {
         assert_eq!(&hello, b"hello");
     }
 
+    /// Whether a new stream gets through to the workload.
+    pub async fn takes_a_stream(&mut self, pair: &Pair) -> bool {
+        let (response, _send) = self.request.send_request(connect(pair.port), false).unwrap();
+        let accepted = within("a call of the workload", pair.workload.accept()).await.is_ok();
+        accepted && within("an answer", response).await.unwrap().status() == StatusCode::OK
+    }
+
     /// The hop takes no new stream: another one may.
     pub async fn takes_no_stream(&mut self, port: u16) {
         let refused = match self.request.send_request(connect(port), false) {

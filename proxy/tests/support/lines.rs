@@ -28,11 +28,15 @@ impl MakeWriter<'_> for Lines {
 }
 
 impl Lines {
-    /// For as long as the guard lives.
-    pub fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
+    /// For as long as the guards live. There are two subscribers: while there is one,
+    /// tracing asks that of the current thread whether anybody cares for a line, and
+    /// remembers the answer for all threads. Other tests run on others.
+    pub fn capture() -> (Self, (tracing::subscriber::DefaultGuard, tracing::Dispatch)) {
         let lines = Self::default();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(lines.clone()).finish();
-        (lines, tracing::subscriber::set_default(subscriber))
+        let guard = tracing::subscriber::set_default(subscriber);
+        let nobody = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+        (lines, (guard, nobody))
     }
 
     pub fn with(&self, what: &str) -> Vec<String> {

@@ -70,6 +70,14 @@ struct Proof {
     stale_at: Duration,
 }
 
+/// A proof that is too old by rules that are younger than it.
+#[derive(Debug)]
+struct Outdated {
+    denial: Box<Denial>,
+    /// By when another one is to be there.
+    by: Duration,
+}
+
 /// The peer's direction.
 #[derive(Debug)]
 pub(super) struct Challenger {
@@ -79,6 +87,8 @@ pub(super) struct Challenger {
     /// How often this round was asked for again.
     retried: u64,
     proof: Option<Proof>,
+    /// Nothing new rests on the proof: another one is awaited.
+    outdated: Option<Outdated>,
     due: Duration,
     /// When a round is due that is not waited for.
     early: Option<Duration>,
@@ -104,6 +114,7 @@ impl Challenger {
             round: 0,
             retried: 0,
             proof: None,
+            outdated: None,
             due: now.monotonic,
             early: None,
             change_at: None,
@@ -234,6 +245,7 @@ impl Challenger {
                     stale_at: pending.asked_at.saturating_add(common.demands.interval * 2),
                 };
                 self.proof = Some(proof);
+                self.outdated = None;
                 self.event_log = acceptance.event_log;
                 self.stage = Stage::Idle;
                 let next = self.next().saturating_sub(now.monotonic).as_secs();
@@ -274,10 +286,29 @@ impl Challenger {
             }
             Some(proof) => {
                 proof.until = expiry;
+                self.outdated = None;
                 Ok(())
             }
             None => Ok(()),
         }
+    }
+
+    /// The last proof is too old for rules that hold since now, and nothing else
+    /// is wrong with it: the peer may prove itself anew, in the time of one answer.
+    /// Said again, it gives no more time.
+    pub(super) fn outdated(&mut self, common: &Common, denial: Denial, now: Moment) {
+        if self.outdated.is_none() {
+            let by = now.monotonic.saturating_add(common.demands.response);
+            self.outdated = Some(Outdated { denial: Box::new(denial), by });
+            if matches!(self.stage, Stage::Idle) {
+                self.hasten(now.monotonic);
+            }
+        }
+    }
+
+    /// Whether a proof may still come.
+    pub(super) const fn goes_on(&self) -> bool {
+        self.proof.is_some() && !matches!(self.stage, Stage::Over)
     }
 
     /// The peer says that its state moved. The next round comes at once, or when
@@ -340,6 +371,10 @@ impl Challenger {
         attached: bool,
         now: Moment,
     ) -> Result<(), Failure> {
+        if let Some(outdated) = self.outdated.take_if(|outdated| now.monotonic >= outdated.by) {
+            self.stage = Stage::Over;
+            return Err(Failure { denial: outdated.denial, rejected: None, again: false });
+        }
         if let Some(proof) = &self.proof {
             if now.monotonic >= proof.stale_at {
                 let (expected, age) =
@@ -395,7 +430,8 @@ impl Challenger {
             Stage::Over => proof.stale_at,
             _ => proof.end(),
         });
-        stage.into_iter().chain(proof).min()
+        let outdated = self.outdated.as_ref().map(|outdated| outdated.by);
+        stage.into_iter().chain(proof).chain(outdated).min()
     }
 
     /// The binder that was accepted last.
@@ -405,7 +441,7 @@ impl Challenger {
 
     /// Until when the peer's last proof counts.
     pub(super) fn until(&self) -> Option<Duration> {
-        self.proof.as_ref().map(Proof::end)
+        self.proof.as_ref().filter(|_| self.outdated.is_none()).map(Proof::end)
     }
 
     /// Whether the verdict on it is past its time by either clock.
@@ -430,6 +466,7 @@ impl Challenger {
             retries: self.retries,
             timeouts: self.timeouts,
             changes_deferred: self.deferred,
+            outdated: self.outdated.is_some(),
         }
     }
 

@@ -227,12 +227,26 @@ impl Endpoint {
 
     /// The last accepted evidence was appraised again, without a round, because
     /// something that the verdict depends on changed: until when it holds now.
+    ///
+    /// `evidence-stale` must say that nothing else is wrong. Then the peer is
+    /// challenged anew before the hop is cut, unless the policy says that failures cut.
     pub fn reviewed(&mut self, verdict: Result<u64, Denial>, now: Moment) {
         let done = match verdict {
             Ok(until) => self.challenger.reviewed(until, now),
+            Err(denial) if self.may_prove_anew(&denial) => {
+                self.challenger.outdated(&self.common, denial, now);
+                Ok(())
+            }
             Err(denial) => Err(denial.into()),
         };
         self.settle(done, now);
+    }
+
+    fn may_prove_anew(&self, denial: &Denial) -> bool {
+        denial.reason == Reason::EvidenceStale
+            && !self.is_gate()
+            && !self.grace(&self.common.demands, denial.reason).is_zero()
+            && self.challenger.goes_on()
     }
 
     /// The answer to [`Action::Judge`]: the same chain, parsed and admitted.

@@ -45,6 +45,8 @@ pub struct Direction {
     pub timeouts: u64,
     /// `Changed` frames that came too early and were put off.
     pub changes_deferred: u64,
+    /// The last proof is too old for rules that came later, and another one is awaited.
+    pub outdated: bool,
 }
 
 /// A hop as one end sees it.

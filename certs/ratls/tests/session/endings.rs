@@ -197,6 +197,64 @@ fn who_looks_again_in_time_prolongs_the_verdict_without_a_round() {
     }
 }
 
+/// Rules that came later find the last proof too old: another one may come, in the
+/// time of one answer, and nothing new rests on the old one meanwhile.
+#[test]
+fn a_proof_that_became_too_old_is_asked_for_anew_and_waited_for_once() {
+    let stale = || Err(denial(Reason::EvidenceStale));
+    // The peer answers.
+    let mut hop = Hop::open();
+    hop.pass(100.0);
+    hop.client.endpoint.reviewed(stale(), hop.now);
+    assert!(!hop.client.endpoint.usable(hop.now) && hop.client.endpoint.state().peer.outdated);
+    assert!(hop.client.cut().is_none() && hop.client.drain().is_none());
+    hop.settle();
+    assert_eq!(hop.client.accepted(), [0, 1], "asked at once");
+    assert!(hop.client.endpoint.usable(hop.now) && !hop.client.endpoint.state().peer.outdated);
+    hop.pass(60.0);
+    assert!(hop.client.cut().is_none() && hop.client.drain().is_none());
+    // It does not, and who says so again gives it no more time.
+    hop.server.quotes_at_once = false;
+    hop.client.endpoint.reviewed(stale(), hop.now);
+    hop.pass(14.0);
+    hop.client.endpoint.reviewed(stale(), hop.now);
+    hop.pass(0.5);
+    assert!(hop.client.cut().is_none());
+    hop.pass(0.5);
+    assert_eq!(hop.client.ended(), Some((Reason::EvidenceStale, false)));
+    assert!(!hop.client.cut().unwrap().distrust);
+    // Other rules once more, by which the old one is good enough.
+    let mut hop = Hop::open();
+    hop.server.quotes_at_once = false;
+    hop.pass(100.0);
+    hop.client.endpoint.reviewed(stale(), hop.now);
+    hop.client.endpoint.reviewed(Ok(hop.now.unix + 1000), hop.now);
+    assert!(hop.client.endpoint.usable(hop.now));
+    // What a round that is open brings is as young as its challenge.
+    let mut hop = Hop::open();
+    hop.server.quotes_at_once = false;
+    hop.until(0.1, |hop| !hop.server.quotes.is_empty());
+    hop.client.endpoint.reviewed(stale(), hop.now);
+    hop.server.quote(hop.now);
+    hop.settle();
+    assert_eq!(hop.client.accepted(), [0, 1]);
+    assert!(hop.client.endpoint.usable(hop.now));
+}
+
+#[test]
+fn a_proof_that_became_too_old_ends_a_hop_whose_policy_knows_no_patience() {
+    for demands in [
+        Demands { on_failure: OnFailure::Cut, ..demands() },
+        Demands { drain_grace: Duration::ZERO, ..demands() },
+    ] {
+        let mut hop = Hop::new(demands, crate::pump::demands());
+        hop.settle();
+        hop.client.endpoint.reviewed(Err(denial(Reason::EvidenceStale)), hop.now);
+        hop.client.pump(hop.now);
+        assert_eq!(hop.client.ended(), Some((Reason::EvidenceStale, false)));
+    }
+}
+
 #[test]
 fn a_verdict_that_is_over_when_it_comes_is_none() {
     let mut hop = Hop::mutual();
