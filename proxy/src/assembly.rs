@@ -206,6 +206,7 @@ fn context(
         connections: Arc::new(Semaphore::new(usize::try_from(connections).unwrap_or(usize::MAX >> 4))),
         own,
         throttle: Throttle::default(),
+        unproven: Throttle::default(),
         refusals: Throttle::default(),
         audits: Throttle::default(),
         drain,

@@ -97,6 +97,9 @@ pub struct Context {
     pub own: Vec<SocketAddr>,
     /// What strangers may make us log.
     pub throttle: Throttle,
+    /// What peers with a certificate that was admitted may make us log by not
+    /// proving themselves.
+    pub unproven: Throttle,
     /// What admitted peers may make us log by asking for what they do not get.
     pub refusals: Throttle,
     /// What policies that are only recorded may make us log.

@@ -68,7 +68,8 @@ where
         let expected = "another key than ours";
         return Err(Finding::new(Reason::SelfConnection, "peer's key", expected, "our own").into());
     }
-    let _place = ctx.crowd.enter(presented, ctx)?;
+    let place = ctx.crowd.enter(presented, ctx);
+    let _place = place.inspect_err(|denial| ctx.metrics.denied(denial, role))?;
     ctx.metrics.admitted(&admission, role);
     let attests = agreed.alpn == ALPN_MESH;
     let session = if attests { Some(session(agreed, role, &credentials, presented, ctx)?) } else { None };

@@ -23,6 +23,7 @@ use crate::live::draining;
 use crate::observe::access::Record;
 use crate::policy::Permitted;
 use crate::session::carrier::StreamOne;
+use crate::session::drive;
 use crate::verdict::Appraised;
 use crate::{forward, gate, handshake, hop, policy, rounds, route, verdict};
 
@@ -63,37 +64,50 @@ async fn one_hop(accepted: Accepted, hops: Arc<Semaphore>, config: Arc<Inbound>,
         () = ctx.drain.forced() => return,
         appraised = appraise(accepted, &ctx) => appraised,
     };
-    let (hop, stream) = match appraised {
-        Ok(appraised) => appraised,
-        Err(denial) => {
-            if let Some(line) = ctx.throttle.line(ctx.clock.seconds()) {
-                tracing::info!(
-                    peer.address = %peer, reason = %denial.reason, %denial, line.suppressed, "hop refused"
-                );
-            }
-            return;
-        }
-    };
+    let Some((hop, stream)) = appraised else { return };
     let Ok(_permit) = hops.try_acquire() else {
         tracing::warn!(peer.address = %peer, "hop refused: too many are open");
         ctx.metrics.refused("inbound", Reason::Overloaded);
         return;
     };
     let limit = ctx.limits.streams_per_hop;
-    match timeout(ctx.limits.handshake_timeout, hop::server(limit).handshake(stream)).await {
-        Ok(Ok(connection)) => Inside { hop, config, ctx, tasks: JoinSet::new() }.serve(connection).await,
-        Ok(Err(error)) => tracing::debug!(peer.address = %peer, %error, "no HTTP/2 on the hop"),
+    let handshake = drive::meanwhile(&hop, hop::server(limit).handshake(stream), &ctx);
+    match timeout(ctx.limits.handshake_timeout, handshake).await {
+        Ok(Some(Ok(connection))) => {
+            Inside { hop, config, ctx, tasks: JoinSet::new() }.serve(connection).await
+        }
+        Ok(Some(Err(error))) => tracing::debug!(peer.address = %peer, %error, "no HTTP/2 on the hop"),
+        // It is told where it was cut.
+        Ok(None) => {}
         Err(_) => tracing::info!(peer.address = %peer, "hop closed: no HTTP/2 preface in time"),
     }
 }
 
 type Stream = gate::Rest<tokio_rustls::server::TlsStream<countersign_net::Severable>>;
 
-/// From a connection to a hop.
-async fn appraise(accepted: Accepted, ctx: &Context) -> Result<(Appraised, Stream), Denial> {
-    let shaken = handshake::accept(accepted, ctx).await?;
-    let attested = gate::pass(shaken, ctx).await?;
-    verdict::admit(attested, ctx)
+/// From a connection to a hop. Says why there is none: about whom anybody could
+/// be, and about those with a certificate that was admitted, so many lines each.
+/// What they fail at is worth a look, and a flood of strangers does not hide it.
+async fn appraise(accepted: Accepted, ctx: &Context) -> Option<(Appraised, Stream)> {
+    let peer = accepted.peer;
+    let shaken = handshake::accept(accepted, ctx).await.inspect_err(|denial| {
+        if let Some(line) = ctx.throttle.line(ctx.clock.seconds()) {
+            tracing::info!(
+                peer.address = %peer, reason = %denial.reason, %denial, line.suppressed, "hop refused"
+            );
+        }
+    });
+    let shaken = shaken.ok()?;
+    let passed = async { verdict::admit(gate::pass(shaken, ctx).await?, ctx) }.await;
+    let passed = passed.inspect_err(|denial: &Denial| {
+        if let Some(line) = ctx.unproven.line(ctx.clock.seconds()) {
+            tracing::warn!(
+                target: "gate", reason = %denial.reason, peer.address = %peer, %denial, line.suppressed,
+                "hop refused"
+            );
+        }
+    });
+    passed.ok()
 }
 
 /// A hop inside of HTTP/2.

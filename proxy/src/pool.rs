@@ -24,7 +24,8 @@ use tokio_rustls::client;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::context::{Context, Credentials};
-use crate::live::draining;
+use crate::live::{Cause, draining};
+use crate::session::drive;
 use crate::verdict::Appraised;
 use crate::{gate, handshake, hop, rounds, route, verdict};
 
@@ -319,10 +320,10 @@ async fn dial(destination: Destination, ctx: Arc<Context>) -> Dialled {
     let attested = gate::pass(shaken, &ctx).await?;
     let (appraised, stream) = verdict::admit(attested, &ctx)?;
     let limit = ctx.limits.handshake_timeout;
-    let (mut request, connection) = timeout(limit, hop::client().handshake::<_, Bytes>(stream))
-        .await
-        .map_err(|_| late("HTTP/2", limit))?
-        .map_err(|error| hop::broken(&error))?;
+    let handshake = drive::meanwhile(&appraised, hop::client().handshake::<_, Bytes>(stream), &ctx);
+    let done = timeout(limit, handshake).await.map_err(|_| late("HTTP/2", limit))?;
+    let cut = || appraised.cut.cause().map_or_else(draining, Cause::denial);
+    let (mut request, connection) = done.ok_or_else(cut)?.map_err(|error| hop::broken(&error))?;
     // Before anybody else can ask for anything.
     let asked = appraised.session.as_ref().map(|_| rounds::ask(&mut request)).transpose()?;
     let unused = CancellationToken::new();

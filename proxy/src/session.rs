@@ -18,7 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::{Buf, BytesMut};
 use countersign_config::view::session::SessionAdmission;
-use countersign_evidence::Denial;
+use countersign_evidence::{Denial, Reason};
 use countersign_quoting::Quoted as Quote;
 use countersign_ratls::Identity;
 use countersign_ratls::session::{
@@ -231,10 +231,6 @@ impl Hop {
         cause: fn(Denial) -> Cause,
         ctx: &Context,
     ) -> Result<(), Denial> {
-        if session.draining().is_some() && Ending::of(denial.reason) == Ending::Drain {
-            return Ok(());
-        }
-        ctx.metrics.denied(&denial, self.role);
         // The policy that denies says what follows, and not the one before it.
         if let Some(demands) = self.demanded(ctx)
             && demands.level.is_session_bound() == session.demands().level.is_session_bound()
@@ -242,6 +238,11 @@ impl Hop {
             self.demand(session, demands, ctx);
         }
         let mut inner = session.lock();
+        // On its way to its end, maybe because the peer said so: only a cut changes that.
+        if session.draining().is_some() && !inner.endpoint.cuts_for(denial.reason) {
+            return Ok(());
+        }
+        ctx.metrics.denied(&denial, self.role);
         (inner.cause, inner.counted) = (Some(cause), true);
         inner.endpoint.drain(denial, ctx.clock.moment());
         self.pump(session, &mut inner, ctx);
@@ -341,11 +342,21 @@ impl Hop {
                 Action::Quote(request) => inner.quote = Some(request),
                 Action::Appraise(received) => {
                     let verdict = self.appraise(session, &received, ctx);
-                    inner.counted = verdict.is_err();
+                    let refused = verdict.as_ref().err().map(|denial| denial.reason);
+                    let retries = inner.endpoint.state().peer.retries;
                     inner.endpoint.appraised(verdict, ctx.clock.moment());
+                    if let Some(reason) = refused {
+                        let retried = inner.endpoint.state().peer.retries > retries;
+                        let result = if retried { "retry" } else { "reject" };
+                        ctx.metrics.attestation.round(self.role, result, reason.code());
+                        inner.counted = !retried;
+                    }
                 }
                 Action::Judge(chain) => match self.judge_renewed(&chain, ctx) {
-                    Ok(admission) => inner.endpoint.judged(Ok(&admission.presented), ctx.clock.moment()),
+                    Ok(admission) => {
+                        inner.endpoint.judged(Ok(&admission.presented), ctx.clock.moment());
+                        self.authorize_again(&admission, ctx);
+                    }
                     Err(denial) => {
                         inner.counted = true;
                         inner.endpoint.judged(Err(denial), ctx.clock.moment());
@@ -357,7 +368,7 @@ impl Hop {
                     tracing::debug!(hop = self.id, round = accepted.round, "the peer proved itself");
                 }
                 Action::Drain(drain) => self.drains(session, drain, ctx),
-                Action::Cut(cut) => self.falls(inner, cut, ctx),
+                Action::Cut(cut) => self.falls(session, inner, cut, ctx),
                 Action::Wait(until) => {
                     inner.wait = until;
                     return;
@@ -368,6 +379,9 @@ impl Hop {
 
     fn drains(&self, session: &Session, drain: Drain, ctx: &Context) {
         let Drain { denial, wire, by_peer, until, grace } = drain;
+        if denial.reason == Reason::Timeout && !by_peer {
+            ctx.metrics.attestation.round(self.role, "timeout", denial.reason.code());
+        }
         let cause = if by_peer { "peer" } else { wire.code() };
         ctx.metrics.attestation.drained(cause);
         tracing::warn!(hop = self.id, cause, ?grace, "live hop drains\n{}", self.explained(&denial));
@@ -376,13 +390,20 @@ impl Hop {
         session.drain.cancel();
     }
 
-    fn falls(&self, inner: &mut Inner, cut: Cut, ctx: &Context) {
+    fn falls(&self, session: &Session, inner: &mut Inner, cut: Cut, ctx: &Context) {
         let Cut { denial, wire, by_peer, distrust } = cut;
+        let counted = std::mem::take(&mut inner.counted);
+        if distrust && !counted {
+            // The machine has found out by itself.
+            ctx.metrics.denied(&denial, self.role);
+        }
+        // A round that timed out when the hop began to drain was counted there.
+        let timeout = denial.reason == Reason::Timeout && !by_peer && session.draining().is_none();
+        if inner.endpoint.state().peer.in_round && (timeout || distrust && !counted) {
+            let result = if timeout { "timeout" } else { "reject" };
+            ctx.metrics.attestation.round(self.role, result, denial.reason.code());
+        }
         if distrust {
-            if !std::mem::take(&mut inner.counted) {
-                // The machine has found out by itself.
-                ctx.metrics.denied(&denial, self.role);
-            }
             ctx.crowd.distrust(self.admission().presented.spki_sha256, &denial, ctx);
         }
         let cause = match inner.cause {

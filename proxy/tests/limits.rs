@@ -12,10 +12,13 @@ mod support;
 
 use std::time::Duration;
 
+use countersign_attester::emulated::TdxSpec;
+use countersign_ratls::session::Level;
 use http::Method;
 use support::lines::Lines;
+use support::peer::{Peer, Who};
 use support::raw::Raw;
-use support::{LEDGER, Pair, WEB, World, assert_refused, within};
+use support::{LEDGER, Pair, WEB, World, assert_refused, eventually, within};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -117,6 +120,23 @@ async fn a_hop_that_nobody_uses_is_let_go_and_one_in_use_is_not() {
     while !(live().is_empty() && pair.ledger.ctx.live.is_empty()) {
         tokio::task::yield_now().await;
     }
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_strangers_does_not_hide_who_fails_at_the_gate() {
+    let (lines, _captured) = Lines::capture();
+    let pair = Pair::new().await;
+    // As many as a second has lines for.
+    while pair.ledger.ctx.throttle.line(pair.ledger.ctx.clock.seconds()).is_some() {}
+    let elsewhere = pair.world.platform(TdxSpec { mr_td: [0xaa; 48], ..TdxSpec::default() });
+    let who = Who::new(&pair.world, WEB, Level::L1);
+    let mut peer = Peer::call(&pair.world, who, LEDGER, pair.ledger.inbound()).await;
+    peer.move_to(elsewhere);
+    peer.hear_out().await;
+    eventually("the end of the hop", || pair.ledger.ctx.live.is_empty()).await;
+    eventually("a line", || lines.with("gate: hop refused").len() == 1).await;
+    assert!(lines.with("gate: hop refused")[0].contains("reason=other-tee"));
     pair.end().await;
 }
 

@@ -20,7 +20,7 @@ use countersign_config::View;
 use countersign_evidence::Reason;
 use countersign_evidence::claims::Tee;
 use countersign_ratls::session::WireReason;
-use countersign_ratls::session::frame::Kind;
+use countersign_ratls::session::frame::{self, Kind};
 use countersign_ratls::session::message::Farewell;
 use countersign_ratls::session::{Ending, Level};
 use support::caller::Caller;
@@ -279,8 +279,47 @@ async fn every_row_that_a_round_can_bring_about() {
             assert_eq!(caller.peer.kinds().last(), Some(&Kind::Result), "{name}");
             cuts(caller, name, reason).await;
         }
+        assert_round(&pair, "reject", reason);
         pair.end().await;
     }
+}
+
+/// One round ended so, and it is in the metrics.
+fn assert_round(pair: &Pair, result: &str, reason: Reason) {
+    let labels = format!("{{direction=\"inbound\",reason=\"{reason}\",result=\"{result}\"}}");
+    let metrics = pair.ledger.metrics();
+    assert!(metrics.contains(&format!("mesh_attestation_rounds_total{labels} 1\n")), "{metrics}");
+}
+
+/// The connection ends in one machine: another one's certificate is not taken up for it.
+#[tokio::test]
+async fn a_renewed_certificate_of_another_machine_ends_the_hop() {
+    let pair = Pair::new().await;
+    let mut caller = Caller::new(&pair, Level::L2).await;
+    let mut spec = TdxSpec::default();
+    (spec.platform.ppid, spec.platform.piid) = ([0x5c; 16], Some([0x5d; 16]));
+    let elsewhere = pair.world.platform(spec);
+    let identity = Arc::new(pair.world.identity(WEB, &*elsewhere));
+    caller.peer.endpoint.renew(&identity, pair.world.clock().moment()).unwrap();
+    caller.peer.speak().await;
+    caller.peer.hear_out().await;
+    cuts(caller, "another machine", Reason::OtherTee).await;
+    pair.end().await;
+}
+
+/// Who says that it drains, before anything is wrong with it, does not choose how long it may stay.
+#[tokio::test]
+async fn a_peer_that_drains_first_gets_no_grace_that_the_policy_denies() {
+    let pair = Pair::new().await;
+    let mut caller = Caller::new(&pair, Level::L2).await;
+    let farewell = Farewell { reason: WireReason::Unavailable, grace: 120 };
+    caller.peer.write(&frame::encode(Kind::Drain, &farewell.encode())).await.unwrap();
+    let drained = "mesh_connections_drained_total{cause=\"peer\"} 1";
+    eventually("the drain", || pair.ledger.metrics().contains(drained)).await;
+    caller.passes().await;
+    pair.ledger.ctx.install(&status(&pair, "  continuous: { onFailure: Cut }", "OutOfDate"));
+    cuts(caller, "a drain of the peer", Reason::TcbOutOfDate).await;
+    pair.end().await;
 }
 
 #[tokio::test]
@@ -302,6 +341,7 @@ async fn the_first_timeout_drains_and_the_second_cuts() {
     let hop = Arc::clone(&caller.hop);
     caller.assert_ended().await;
     assert_eq!(hop.cut.cause().unwrap().denial().reason, Reason::Timeout);
+    assert_round(&pair, "timeout", Reason::Timeout);
     let metrics = pair.ledger.metrics();
     assert!(metrics.contains("mesh_connections_drained_total{cause=\"timeout\"} 1"), "{metrics}");
     assert!(metrics.contains("mesh_connections_revoked_total{cause=\"timeout\"} 1"), "{metrics}");

@@ -11,9 +11,11 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_attester::emulated::TdxSpec;
+use countersign_config::bootstrap::ProxyBootstrap;
 use countersign_evidence::Reason;
 use countersign_proxy::live::Cause;
 use countersign_ratls::session::frame::Kind;
@@ -22,7 +24,7 @@ use http::Response;
 use support::called::Called;
 use support::caller::Caller;
 use support::peer::{Peer, Requests, Who, attest, connect};
-use support::{LEDGER, Pair, Policy, WEB, assert_reset, eventually, within};
+use support::{LEDGER, Pair, Policy, WEB, World, assert_reset, eventually, within};
 use tokio::io::AsyncReadExt;
 
 async fn call(pair: &Pair, level: Level) -> Peer {
@@ -163,6 +165,29 @@ async fn a_hop_without_a_stream_for_the_rounds_is_cut_after_two_seconds() {
         assert_eq!(hop.cut.cause().unwrap().denial().reason, expected);
     }
     called.web.end().await;
+    pair.end().await;
+}
+
+/// Behind the gate, and not even HTTP/2: the same two seconds, and every cut.
+#[tokio::test]
+async fn a_peer_that_says_nothing_behind_the_gate_is_watched_all_the_same() {
+    let patient = |b: &mut ProxyBootstrap| b.limits.handshake_timeout = Duration::from_secs(3600);
+    let pair = Pair::build(World::new(), patient).await;
+    let open = |pair: &Pair| pair.ledger.metrics().contains("mesh_hops{direction=\"inbound\"} 1\n");
+    for late in [true, false] {
+        let mut peer = call(&pair, Level::L2).await;
+        peer.pass().await;
+        eventually("the gate of the proxy", || open(&pair)).await;
+        let hop = pair.ledger.ctx.live.hops().remove(0);
+        if late {
+            pair.world.advance(2);
+        } else {
+            pair.ledger.ctx.install(&pair.world.view(2, &Policy { mr_td: 0xaa, ..pair.policy() }));
+        }
+        eventually("the end of the hop", || pair.ledger.ctx.live.is_empty()).await;
+        let reason = if late { Reason::ChannelClosed } else { Reason::MeasurementMismatch };
+        assert_eq!(hop.cut.cause().unwrap().denial().reason, reason);
+    }
     pair.end().await;
 }
 

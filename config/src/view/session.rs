@@ -361,7 +361,10 @@ impl View {
 /// Evidence in the certificate and evidence for the connection are of one TEE
 /// (3-attestation, section 4.5): who took a key to another place has that
 /// place's evidence only.
-fn same_tee(certified: &Claims, presented: &Claims) -> Result<(), Denial> {
+///
+/// # Errors
+/// `other-tee` with what differs.
+pub fn same_tee(certified: &Claims, presented: &Claims) -> Result<(), Denial> {
     let describe = |c: &Claims| format!("{}{}", c.tee, if c.emulated { ", emulated" } else { "" });
     let platform = |c: &Claims| c.platform().map_or_else(|| "not named".to_owned(), |p| p.to_string());
     let (field, _) = certified.launch_measurement();

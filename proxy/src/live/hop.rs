@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::cut::{Cause, Cut};
 use super::index::Basis;
 use super::lock;
-use crate::context::Context;
+use crate::context::{Context, authorize};
 use crate::gate::Outlet;
 use crate::observe::explain::Explanation;
 use crate::observe::metrics::{HopSeries, Metrics};
@@ -432,6 +432,19 @@ impl Hop {
     #[must_use]
     pub fn streams(&self) -> Vec<Arc<Stream>> {
         lock(&self.streams).values().cloned().collect()
+    }
+
+    /// Asks the policies of calls again, for a peer that is known by another certificate.
+    pub(crate) fn authorize_again(&self, peer: &Admission, ctx: &Context) {
+        if self.role != Role::Client {
+            return;
+        }
+        let view = ctx.view.load();
+        for stream in self.streams() {
+            if let Err(denial) = authorize(&view, peer, &self.me, stream.port) {
+                self.sever_stream(&stream, &denial, &ctx.metrics);
+            }
+        }
     }
 
     /// Cuts one stream.

@@ -92,30 +92,41 @@ pub(crate) async fn drive<C: Carrier>(
     left
 }
 
-/// Waits for the channel of the rounds, in the time that the machine gives.
-/// `None` when the hop was cut meanwhile.
+/// Waits for something that is not of the session, in the time that the machine
+/// gives. `None` when the hop was cut meanwhile.
+pub(crate) async fn meanwhile<T>(hop: &Hop, what: impl Future<Output = T>, ctx: &Context) -> Option<T> {
+    tokio::pin!(what);
+    let Some(session) = &hop.session else {
+        return tokio::select! {
+            biased;
+            () = hop.cut.cancelled() => None,
+            done = what => Some(done),
+        };
+    };
+    loop {
+        tokio::select! {
+            biased;
+            () = hop.cut.cancelled() => return None,
+            () = session.wake.notified() => {}
+            done = &mut what => return Some(done),
+            () = timer(session.wait(), ctx) => hop.step(session, ctx, |_, _| {}),
+        }
+    }
+}
+
+/// Waits for the channel of the rounds. `None` when the hop was cut meanwhile.
 pub(crate) async fn attach<T>(
     hop: &Hop,
     session: &Session,
     channel: impl Future<Output = Result<T, Denial>>,
     ctx: &Context,
 ) -> Option<Result<T, Denial>> {
-    tokio::pin!(channel);
-    loop {
-        tokio::select! {
-            biased;
-            () = hop.cut.cancelled() => return None,
-            () = session.wake.notified() => {}
-            channel = &mut channel => {
-                if channel.is_ok() {
-                    session.attached.store(true, Ordering::Release);
-                    hop.step(session, ctx, Endpoint::attached);
-                }
-                return Some(channel);
-            }
-            () = timer(session.wait(), ctx) => hop.step(session, ctx, |_, _| {}),
-        }
+    let channel = meanwhile(hop, channel, ctx).await?;
+    if channel.is_ok() {
+        session.attached.store(true, Ordering::Release);
+        hop.step(session, ctx, Endpoint::attached);
     }
+    Some(channel)
 }
 
 /// Says what is still to be said, for as long as `patience` lasts.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_config::View;
-use countersign_config::view::session::{SessionEvidence, SessionLog};
+use countersign_config::view::session::{SessionEvidence, SessionLog, same_tee};
 use countersign_evidence::policy::Level;
 use countersign_evidence::{Denial, Finding, Reason, RegisterState, UnixTime};
 use countersign_ratls::SpiffeId;
@@ -53,10 +53,8 @@ impl Hop {
             let check = ctx.clock.check();
             let judged =
                 check.and_then(|()| judge(&view, &self.me, &self.admission(), &evidence, ctx.clock.now()));
-            let proof = judged.map(Arc::new).inspect_err(|denial| {
-                ctx.metrics.attestation.round(self.role, "reject", denial.reason.code());
-                ctx.metrics.denied(denial, self.role);
-            })?;
+            let judged = judged.map(Arc::new);
+            let proof = judged.inspect_err(|denial| ctx.metrics.denied(denial, self.role))?;
             session.proof.store(Some(Arc::clone(&proof)));
             self.kept(ctx);
             if self.still_holds(&view, &proof.dependencies, ctx) {
@@ -79,6 +77,10 @@ impl Hop {
             let judged = self.judge(chain, ctx).and_then(|admission| {
                 let (before, now) = (self.admission(), &admission.presented);
                 if now.id == before.presented.id {
+                    // The connection has one end there, whatever the certificate says.
+                    if let (Some(certified), Some(presented)) = (&before.claims, &admission.claims) {
+                        same_tee(certified, presented)?;
+                    }
                     return Ok(admission);
                 }
                 let name = |id: &Option<SpiffeId>| id.as_ref().map_or("none", SpiffeId::as_str).to_owned();

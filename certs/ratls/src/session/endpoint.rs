@@ -16,6 +16,7 @@ use super::fields::MAX_TYPES;
 use super::frame::{Decoder, Kind};
 use super::message::{Hello, feature};
 use super::prover::Prover;
+use super::reason::Ending;
 use super::renewal::{Judging, Renewal};
 use super::state::{Phase, State};
 use super::terms::{Channel, Demands, Moment, Offer, OnFailure, Random};
@@ -323,6 +324,12 @@ impl Endpoint {
     /// or cuts as the matrix says of the reason.
     pub fn drain(&mut self, denial: Denial, now: Moment) {
         self.settle(Err(denial.into()), now);
+    }
+
+    /// Whether a failure for this reason cuts the hop, even if it drains already.
+    #[must_use]
+    pub fn cuts_for(&self, reason: Reason) -> bool {
+        Ending::of(reason) != Ending::Drain || self.grace(&self.common.demands, reason).is_zero()
     }
 
     /// Whether a new stream may be opened on this hop.
