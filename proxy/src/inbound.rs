@@ -74,7 +74,7 @@ async fn one_hop(accepted: Accepted, hops: Arc<Semaphore>, config: Arc<Inbound>,
     let handshake = drive::meanwhile(&hop, hop::server(limit).handshake(stream), &ctx);
     match timeout(ctx.limits.handshake_timeout, handshake).await {
         Ok(Some(Ok(connection))) => {
-            Inside { hop, config, ctx, tasks: JoinSet::new() }.serve(connection).await
+            Inside { hop, config, ctx, tasks: JoinSet::new() }.serve(connection).await;
         }
         Ok(Some(Err(error))) => tracing::debug!(peer.address = %peer, %error, "no HTTP/2 on the hop"),
         // It is told where it was cut.

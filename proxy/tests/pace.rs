@@ -66,9 +66,13 @@ fn held(pair: &Pair) -> u64 {
 #[tokio::test]
 async fn workloads_that_do_not_read_do_not_stop_the_rounds() {
     let pair = Pair::new().await;
-    let mut workloads = Vec::new();
+    let mut streams = Vec::new();
     for _ in 0..8 {
-        let (mut app, workload) = pair.connect().await;
+        streams.push(pair.connect().await);
+    }
+    // Afterwards: a stream that begins has no window either.
+    let mut workloads = Vec::new();
+    for (mut app, workload) in streams {
         workloads.push(workload);
         tokio::spawn(async move { while app.write_all(&[7; 64 << 10]).await.is_ok() {} });
     }
