@@ -35,6 +35,7 @@ mod cut;
 
 mod caller;
 mod challenge;
+mod explain;
 mod issue;
 mod mesh;
 mod operator;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use countersign_config::problem::Severity;
 use countersign_config::view::explain::Known;
 use countersign_config::{Key, Kind, Problem};
+use countersign_evidence::Reason;
 use countersign_evidence::policy::Mode;
-use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::SpiffeId;
 use countersign_wire::proto::operator_server::Operator;
 use countersign_wire::{proto, refusal};
@@ -21,6 +21,7 @@ use crate::authority::Keys;
 use crate::caller::{Caller, Class};
 use crate::clock::Clock;
 use crate::cut::Cut;
+use crate::explain::{Found, offered, presence, step};
 use crate::metrics::Metrics;
 use crate::platforms::Platforms;
 use crate::ready::Ready;
@@ -377,55 +378,6 @@ fn admitted(me: &SpiffeId, admission: &countersign_ratls::Admission) -> String {
     format!("admitted by {me}: {by}{}", audited.collect::<String>())
 }
 
-type Found = (proto::ProxyStatus, Arc<countersign_ratls::Admission>);
-
-fn presence(title: &str, id: &SpiffeId, found: &Option<Found>) -> proto::Step {
-    let (ok, text) = match found {
-        Some((proxy, _)) if proxy.connected => {
-            let doubt = unsynced(proxy).map(|why| format!("\nwarning: {why}")).unwrap_or_default();
-            (true, format!("{id}: proxy {} is connected, {}{doubt}", proxy.name, proxy.tee))
-        }
-        Some((proxy, _)) => (false, format!("{id}: proxy {} is not connected", proxy.name)),
-        None => (false, format!("{id}: no proxy of it was ever seen by this control plane")),
-    };
-    proto::Step { title: title.to_owned(), ok, text, json: String::new() }
-}
-
-/// Whether the destination's proxy leads to the port, if it says where it leads.
-fn offered(proxy: &proto::ProxyStatus, port: u16) -> Option<proto::Step> {
-    let ports = &proxy.offers.as_ref().filter(|_| proxy.connected)?.ports;
-    let title = "destination offers the port";
-    let shown = |ports: &[u32]| ports.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
-    if ports.contains(&port.into()) {
-        return Some(step(title, true, format!("proxy {}, inbound.ports", proxy.name), &()));
-    }
-    let expected = if ports.is_empty() { "none: its proxy has no inbound".to_owned() } else { shown(ports) };
-    let denial: Denial = Finding::new(Reason::PortNotOffered, "port", expected, port.to_string()).into();
-    Some(step(title, false, denial.to_string(), &denial))
-}
-
-/// Why a proxy may decide otherwise than we explain: what it uses is not what we have.
-fn unsynced(proxy: &proto::ProxyStatus) -> Option<String> {
-    let (name, used) = (&proxy.name, proxy.generation_in_use);
-    let why = match proxy.state.as_str() {
-        "synced" => return None,
-        "ahead" => {
-            "it has seen a newer generation, or another of the same number, than this control plane has"
-        }
-        "nacked" => "it rejects something of what it was sent: countersign status",
-        _ => "the newest configuration is on its way to it",
-    };
-    Some(format!(
-        "proxy {name} is {}, generation {used} in use, and may decide otherwise: {why}",
-        proxy.state
-    ))
-}
-
-fn step(title: &str, ok: bool, text: String, behind: &impl serde::Serialize) -> proto::Step {
-    let json = serde_json::to_string(behind).unwrap_or_default();
-    proto::Step { title: title.to_owned(), ok, text, json }
-}
-
 /// The operator's ID, if the caller is one.
 fn operator<T>(request: &Request<T>) -> Result<String, Status> {
     let caller = Caller::of(request, &[Class::Operator])?;
@@ -488,41 +440,4 @@ pub(crate) fn problems(problems: &[Problem]) -> Vec<proto::Problem> {
 pub(crate) fn internal(error: &impl std::fmt::Display) -> Status {
     tracing::error!(%error, "internal error");
     refusal::with_reason(Reason::Internal, error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_port_that_the_destination_does_not_offer_is_no_secret_to_operators() {
-        let asked = |offers: Option<Vec<u32>>, port| {
-            let offers = offers.map(|ports| proto::Offer { ports });
-            offered(&proto::ProxyStatus { connected: true, offers, ..Default::default() }, port)
-        };
-        assert_eq!(asked(None, 9), None, "an older version");
-        assert!(asked(Some(vec![8080, 8443]), 8443).unwrap().ok);
-        let step = asked(Some(vec![8080, 8443]), 9).unwrap();
-        assert!(!step.ok && step.json.contains("port-not-offered") && step.text.contains("8080 or 8443"));
-        assert!(!asked(Some(Vec::new()), 9).unwrap().ok);
-    }
-
-    #[test]
-    fn an_explanation_warns_of_a_proxy_that_uses_something_else() {
-        let doubt = |state: &str| {
-            let proxy = proto::ProxyStatus {
-                name: "ledger-0".to_owned(),
-                state: state.to_owned(),
-                connected: true,
-                generation_in_use: 17,
-                ..Default::default()
-            };
-            unsynced(&proxy)
-        };
-        assert_eq!(doubt("synced"), None);
-        for state in ["stale", "nacked", "ahead"] {
-            let told = doubt(state).unwrap();
-            assert!(told.starts_with(&format!("proxy ledger-0 is {state}, generation 17 in use")), "{told}");
-        }
-    }
 }
