@@ -1,9 +1,14 @@
 //! What is logged.
 
+use std::cell::RefCell;
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use tracing_subscriber::fmt::MakeWriter;
+
+thread_local! {
+    static HERE: RefCell<Option<Lines>> = const { RefCell::new(None) };
+}
 
 /// Everything that is logged on this thread.
 #[derive(Clone, Default)]
@@ -20,23 +25,38 @@ impl Write for Lines {
     }
 }
 
-impl MakeWriter<'_> for Lines {
-    type Writer = Self;
-    fn make_writer(&self) -> Self {
-        self.clone()
+/// To whoever captures on the thread that logs.
+struct ToThread;
+
+impl MakeWriter<'_> for ToThread {
+    type Writer = Lines;
+    fn make_writer(&self) -> Lines {
+        HERE.with_borrow(Clone::clone).unwrap_or_default()
+    }
+}
+
+/// Ends the capture.
+pub struct Captured;
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        HERE.set(None);
     }
 }
 
 impl Lines {
-    /// For as long as the guards live. There are two subscribers: while there is one,
-    /// tracing asks that of the current thread whether anybody cares for a line, and
-    /// remembers the answer for all threads. Other tests run on others.
-    pub fn capture() -> (Self, (tracing::subscriber::DefaultGuard, tracing::Dispatch)) {
+    /// For as long as the guard lives. One subscriber serves all threads: one of a
+    /// thread's own would not hear of lines about which tracing had asked another
+    /// thread, where nobody listened, and remembered the answer.
+    pub fn capture() -> (Self, Captured) {
+        static ONE: Once = Once::new();
+        ONE.call_once(|| {
+            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(ToThread).finish();
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+        });
         let lines = Self::default();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(lines.clone()).finish();
-        let guard = tracing::subscriber::set_default(subscriber);
-        let nobody = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
-        (lines, (guard, nobody))
+        HERE.set(Some(lines.clone()));
+        (lines, Captured)
     }
 
     pub fn with(&self, what: &str) -> Vec<String> {
