@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_denial_arrives_as_it_was() {
-        let finding = |n: usize| Finding::new(Reason::Debug, "debug", "no \u{2026}", "x".repeat(n));
+        let finding = |n: usize| Finding::new(Reason::Debug, "debug", "x".repeat(n), "no \u{2026}");
         let mut sent = Denial::from(finding(3));
         assert_eq!(denial(&status(&sent)), Some(sent.clone()));
         sent.findings.push(Finding::new(Reason::UnknownWorkload, "workload", "a name", "a/b"));
