@@ -10,7 +10,8 @@ const PAIRS: usize = 31;
 const BATCH: Duration = Duration::from_millis(8);
 
 /// CPU time of this thread so far.
-fn cpu() -> Duration {
+#[must_use]
+pub fn cpu() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).expect("nanoseconds fit"))
 }

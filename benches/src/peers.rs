@@ -17,7 +17,7 @@ use countersign_ratls::ca::Leaf;
 use countersign_ratls::csr::{AttestedRequest, Pending};
 use countersign_ratls::key::{KeyType, PrivateKey};
 use countersign_ratls::peer::{Admission, Judge, Presented, Role};
-use countersign_ratls::tls::{ALPN_H2, Acceptor, Connector, Profile};
+use countersign_ratls::tls::{ALPN_H2, ALPN_MESH, Acceptor, Connector, Profile};
 use countersign_ratls::{Authority, Bundle, IdPattern, Identity, SpiffeId, TrustDomain};
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -54,6 +54,7 @@ impl Judge for Forgetful {
 pub struct Peers {
     client: Identity,
     server: Identity,
+    machines: [Arc<dyn Attester>; 2],
     view: Arc<ArcSwap<View>>,
     guards: [Arc<Guard>; 2],
     plain: Plain,
@@ -74,8 +75,10 @@ impl Peers {
         let trust_domain = TrustDomain::parse("bench.example")?;
         let vendor = Vendor::generate(now(), Duration::from_secs(86_400 * 30))?;
         let authority = Authority::create(&trust_domain, 86_400, now())?;
-        let (client, client_key) = attested(&authority, vendor.tdx(TdxSpec::default())?.as_ref(), CLIENT)?;
-        let (server, server_key) = attested(&authority, vendor.tdx(TdxSpec::default())?.as_ref(), SERVER)?;
+        let machines: [Arc<dyn Attester>; 2] =
+            [vendor.tdx(TdxSpec::default())?, vendor.tdx(TdxSpec::default())?];
+        let (client, client_key) = attested(&authority, machines[0].as_ref(), CLIENT)?;
+        let (server, server_key) = attested(&authority, machines[1].as_ref(), SERVER)?;
         let bundle = Bundle {
             trust_domain,
             x509_authorities: vec![authority.certificate.clone()],
@@ -98,7 +101,7 @@ impl Peers {
         let guard =
             |id| Ok::<_, anyhow::Error>(Arc::new(Guard::new(SpiffeId::parse(id)?, Arc::clone(&view), 1024)));
         let guards = [guard(CLIENT)?, guard(SERVER)?];
-        Ok(Self { client, server, guards, view, plain })
+        Ok(Self { client, server, machines, guards, view, plain })
     }
 
     /// The judges with their verdicts: client's, server's.
@@ -125,13 +128,31 @@ impl Peers {
         &self.client.chain
     }
 
+    /// The identities: client's, server's.
+    #[must_use]
+    pub const fn identities(&self) -> [&Identity; 2] {
+        [&self.client, &self.server]
+    }
+
+    /// Their machines: client's, server's.
+    #[must_use]
+    pub const fn machines(&self) -> &[Arc<dyn Attester>; 2] {
+        &self.machines
+    }
+
+    /// The configuration of both.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
     /// Both ends, ready for handshakes.
     ///
     /// # Panics
     /// When the set-up is broken.
     #[must_use]
     pub fn ends(&self, [client, server]: [Arc<dyn Judge>; 2]) -> (Connector, Acceptor) {
-        let profile = Profile { alpn: vec![ALPN_H2.to_vec()], require_pq: false, clock: Arc::new(Still) };
+        let profile = Profile { alpn: vec![ALPN_MESH.to_vec()], require_pq: false, clock: Arc::new(Still) };
         let expected = IdPattern::parse(SERVER).expect("a pattern");
         (
             Connector::new(&self.client, client, expected, &profile).expect("a connector"),
@@ -168,7 +189,7 @@ impl Peers {
 }
 
 /// Runs a future that waits for nothing but itself.
-fn drive<F: Future>(future: F) -> F::Output {
+pub(crate) fn drive<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
     loop {

@@ -5,12 +5,13 @@
 
 use countersign_attester::Produced;
 use countersign_benches::fixture::{Fixture, now};
+use countersign_benches::hop::{Hop, Meter, Rounds};
 use countersign_benches::peers::Peers;
 use countersign_evidence::cache::Cache;
 use countersign_ratls::peer::{Presented, Role};
 
 /// Every operation that has a limit.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 10] = [
     "tdx-first-seen",
     "tdx-chain-cached",
     "sgx-chain-cached",
@@ -19,12 +20,38 @@ const NAMES: [&str; 8] = [
     "judge-fresh",
     "judge-cached",
     "handshake-cached",
+    "gate-round0",
+    "round",
 ];
 
 /// What callgrind looks at.
 #[inline(never)]
 fn counted_region(operation: &mut dyn FnMut()) {
     operation();
+}
+
+/// Work that callgrind looks at.
+struct Counted;
+
+impl Meter for Counted {
+    fn measure(&self, work: &mut dyn FnMut()) {
+        counted_region(work);
+    }
+}
+
+/// Work that it does not look at.
+struct Idle;
+
+impl Meter for Idle {
+    fn measure(&self, work: &mut dyn FnMut()) {
+        work();
+    }
+}
+
+fn gate(peers: &Peers, rounds: Rounds, meter: &dyn Meter) -> Hop {
+    let mut hop = Hop::new(peers, rounds, [meter; 2]);
+    hop.open([meter; 2]);
+    hop
 }
 
 /// Twice: lazy initialisation and caches belong to the first.
@@ -56,6 +83,18 @@ fn main() -> anyhow::Result<()> {
             let peers = Peers::new()?;
             let ends = peers.ends(peers.guards());
             count(|| peers.handshake(&ends));
+        }
+        // Both sides, in both directions.
+        "gate-round0" => {
+            let peers = Peers::new()?;
+            gate(&peers, Rounds::Mutual, &Idle);
+            gate(&peers, Rounds::Mutual, &Counted);
+        }
+        // Both sides of one direction.
+        "round" => {
+            let mut hop = gate(&Peers::new()?, Rounds::OfTheClient, &Idle);
+            hop.next_round([&Idle; 2]);
+            hop.next_round([&Counted; 2]);
         }
         other => anyhow::bail!("no operation is called {other}"),
     }
