@@ -37,10 +37,9 @@ pub struct Credentials {
     pub me: SpiffeId,
     /// The judge of hops.
     pub judge: Arc<dyn Judge>,
-    witness: Arc<dyn Judge>,
     /// Accepts hops.
     pub acceptor: Acceptor,
-    profile: Profile,
+    connector: Connector,
 }
 
 impl Credentials {
@@ -55,7 +54,9 @@ impl Credentials {
         let profile = Profile { alpn: vec![ALPN_MESH.to_vec()], require_pq: false, clock: clock.provider() };
         let witness: Arc<dyn Judge> = Arc::new(Witness::new(Arc::clone(&judge), me.clone()));
         let acceptor = Acceptor::new(&identity, Arc::clone(&witness), &profile)?;
-        Ok(Self { identity: Arc::new(identity), me, judge, witness, acceptor, profile })
+        // Those to peers are made from it: it knows nobody but us.
+        let connector = Connector::new(&identity, witness, IdPattern::parse(me.as_str())?, &profile)?;
+        Ok(Self { identity: Arc::new(identity), me, judge, acceptor, connector })
     }
 
     /// Opens hops to `destination` and nobody else, over one of these protocols.
@@ -63,10 +64,7 @@ impl Credentials {
     /// # Errors
     /// When the identity's key cannot be used.
     pub fn connector(&self, destination: &SpiffeId, alpn: &[&[u8]]) -> Result<Connector, Finding> {
-        let expected = IdPattern::parse(destination.as_str())?;
-        let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        let profile = Profile { alpn, ..self.profile.clone() };
-        Connector::new(&self.identity, Arc::clone(&self.witness), expected, &profile)
+        self.connector.towards(IdPattern::parse(destination.as_str())?, alpn)
     }
 }
 

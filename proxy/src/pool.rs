@@ -144,12 +144,13 @@ fn take(hops: &Mutex<Vec<Arc<Pooled>>>, ctx: &Context) -> Option<Lease> {
     let limit = usize::try_from(ctx.limits.streams_per_hop).unwrap_or(usize::MAX);
     let hops = hops.lock().unwrap_or_else(PoisonError::into_inner).clone();
     hops.into_iter().find_map(|hop| {
+        // Asked first, since it costs nothing: a thousand of them may be full.
+        if hop.streams.load(Ordering::Acquire) >= limit || !hop.is_fit(&credentials, ctx) {
+            return None;
+        }
         // One stream is for the rounds.
         let rounds = usize::from(hop.appraised.session.is_some());
         let room = limit.min(hop.request.current_max_send_streams().saturating_sub(rounds));
-        if !hop.is_fit(&credentials, ctx) {
-            return None;
-        }
         let taken =
             hop.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < room).then_some(n + 1));
         taken.ok().map(|_| Lease(hop))

@@ -125,7 +125,7 @@ impl Side {
         profile: &Profile,
     ) -> Result<Self, Finding> {
         if profile.alpn.is_empty() {
-            return Err(Finding::new(Reason::Internal, "ALPN", "at least one protocol", "none"));
+            return Err(no_protocol());
         }
         let provider = Arc::new(provider(profile.require_pq));
         let certified = CertifiedKey::new(identity.chain.clone(), Arc::clone(&identity.key));
@@ -145,6 +145,26 @@ impl Side {
             compressors: compressors(identity),
             compressed: Arc::new(CompressionCache::default()),
         })
+    }
+
+    /// The same, towards another peer. What is made once for an identity is shared.
+    fn towards(&self, expected: IdPattern, alpn: &[&[u8]]) -> Self {
+        let rules = Rules {
+            judge: Arc::clone(&self.rules.judge),
+            role: self.rules.role,
+            own_spki_sha256: self.rules.own_spki_sha256,
+            expected: Some(expected),
+            algorithms: self.rules.algorithms,
+        };
+        let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        Self {
+            rules: Arc::new(rules),
+            profile: Profile { alpn, ..self.profile.clone() },
+            provider: Arc::clone(&self.provider),
+            certified: Arc::clone(&self.certified),
+            compressors: self.compressors.clone(),
+            compressed: Arc::clone(&self.compressed),
+        }
     }
 
     /// A configuration for one connection: its verifier keeps the decision.
@@ -298,6 +318,10 @@ impl Acceptor {
     }
 }
 
+fn no_protocol() -> Finding {
+    Finding::new(Reason::Internal, "ALPN", "at least one protocol", "none")
+}
+
 fn no_application_protocol(ours: &[Vec<u8>], presented: String) -> Finding {
     let ours: Vec<_> = ours.iter().map(printable).collect();
     Finding::new(Reason::NoApplicationProtocol, "ALPN", ours.join(", "), presented)
@@ -319,6 +343,20 @@ impl Connector {
         profile: &Profile,
     ) -> Result<Self, Finding> {
         let side = Arc::new(Side::new(identity, judge, Role::Server, Some(expected), profile)?);
+        let config = side.client_config()?;
+        Ok(Self { side, config })
+    }
+
+    /// The same, for another server, which must be one of `expected`, over other
+    /// application protocols. Costs little: our certificates are compressed once.
+    ///
+    /// # Errors
+    /// When there is no protocol.
+    pub fn towards(&self, expected: IdPattern, alpn: &[&[u8]]) -> Result<Self, Finding> {
+        if alpn.is_empty() {
+            return Err(no_protocol());
+        }
+        let side = Arc::new(self.side.towards(expected, alpn));
         let config = side.client_config()?;
         Ok(Self { side, config })
     }

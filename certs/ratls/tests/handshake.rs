@@ -99,6 +99,26 @@ async fn every_connection_is_a_full_handshake_with_a_judgement_on_both_sides() {
 }
 
 #[tokio::test]
+async fn a_connector_towards_another_server_has_its_name_and_its_protocols() {
+    let (mesh, clock) = (Mesh::new(), Clock::new());
+    let (client, server) = (mesh.attested(CLIENT), mesh.attested(SERVER));
+    let judges = (Gatekeeper::new(&mesh.bundle) as _, Gatekeeper::new(&mesh.bundle) as _);
+    let both = Profile { alpn: vec![ALPN_H2.to_vec(), ALPN_MESH.to_vec()], ..profile(&clock) };
+    let mut hop = Hop::new((&client, &server), judges, CLIENT, &both);
+    assert_eq!(denial(hop.handshake().await.0).reason, Reason::IdentityMismatch);
+    let base = hop.connector.clone();
+    hop.connector = base.towards(IdPattern::parse(SERVER).unwrap(), &[ALPN_MESH]).unwrap();
+    let (near, far) = hop.handshake().await;
+    assert_eq!(
+        (near.unwrap().agreed.alpn, far.unwrap().agreed.alpn),
+        (ALPN_MESH.to_vec(), ALPN_MESH.to_vec())
+    );
+    hop.connector = base.towards(IdPattern::parse(CLIENT).unwrap(), &[ALPN_MESH]).unwrap();
+    assert_eq!(denial(hop.handshake().await.0).reason, Reason::IdentityMismatch);
+    assert!(base.towards(IdPattern::parse(SERVER).unwrap(), &[]).is_err());
+}
+
+#[tokio::test]
 async fn a_denied_client_learns_of_it_by_an_alert_with_its_first_read() {
     let (mesh, clock) = (Mesh::new(), Clock::new());
     let (client, server) = (mesh.plain(CLIENT), mesh.plain(SERVER));

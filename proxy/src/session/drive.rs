@@ -40,6 +40,18 @@ pub(crate) struct Left {
     pub broken: Option<std::io::Error>,
 }
 
+impl Left {
+    /// Keeps of `bytes` what `receive` does not take.
+    fn take_in(&mut self, bytes: &[u8], receive: impl FnOnce(&mut BytesMut)) {
+        self.rest.extend_from_slice(bytes);
+        receive(&mut self.rest);
+        if self.rest.is_empty() {
+            // It has room for evidence, and a hop may live for a day.
+            self.rest = BytesMut::new();
+        }
+    }
+}
+
 /// Drives the session of `hop` over `carrier` to its goal, or to the end of the
 /// hop. Waits for nothing but the peer, the device and the clock, each of which
 /// the machine bounds.
@@ -77,8 +89,7 @@ pub(crate) async fn drive<C: Carrier>(
             event = carrier.exchange(listening) => match event {
                 Event::Written => {}
                 Event::Read(bytes) => {
-                    left.rest.extend_from_slice(&bytes);
-                    hop.receive(session, &mut left.rest, ctx);
+                    left.take_in(&bytes, |rest| hop.receive(session, rest, ctx));
                 }
                 Event::Ended(error) => {
                     left.broken = error;
@@ -202,5 +213,21 @@ async fn timer(at: Option<Duration>, ctx: &Context) {
     match at {
         Some(at) => ctx.clock.until(at).await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Buf as _;
+
+    use super::*;
+
+    #[test]
+    fn what_was_taken_leaves_no_buffer_behind() {
+        let mut left = Left { rest: BytesMut::new(), broken: None };
+        left.take_in(&[7; 6000], |rest| rest.advance(5999));
+        assert_eq!(&left.rest[..], [7]);
+        left.take_in(b"8", |rest| rest.clear());
+        assert_eq!(left.rest.capacity(), 0);
     }
 }
