@@ -58,6 +58,7 @@ impl Registered {
     pub(crate) fn opened(&mut self, metrics: &Metrics) {
         let gauge = metrics.hops(self.hop.role);
         gauge.inc();
+        self.hop.passed.store(true, Ordering::Release);
         self.live.open.fetch_add(1, Ordering::AcqRel);
         self.gauge = Some(gauge);
     }
@@ -213,7 +214,9 @@ impl Live {
         let sample = || {
             let open = self.open.load(Ordering::Acquire);
             let inner = lock(&self.inner);
-            let lost = open.saturating_sub(inner.hops.len() as u64);
+            // Hops that stand before the gate must not hide those that are lost.
+            let passed = inner.hops.values().filter(|hop| hop.passed.load(Ordering::Acquire)).count();
+            let lost = open.saturating_sub(passed as u64);
             let stale = inner.hops.values().filter(|hop| !inner.index.says(hop.id, &hop.basis())).count();
             lost + stale as u64
         };
@@ -282,7 +285,8 @@ mod tests {
         let (live, metrics) = (Arc::new(Live::default()), Metrics::new().unwrap());
         let mut hops: Vec<_> = (0..3).map(|_| live.add(new_hop(), 0, &metrics)).collect();
         hops.iter_mut().for_each(|hop| hop.opened(&metrics));
-        assert_eq!((live.len(), live.hops_untracked()), (3, 0));
+        let in_the_gate = live.add(new_hop(), 0, &metrics);
+        assert_eq!((live.len(), live.hops_untracked()), (4, 0));
         // Rests on something else than the index says.
         hops[0].keep_silently(admission("another"));
         assert_eq!(live.hops_untracked(), 1);
@@ -294,6 +298,7 @@ mod tests {
         lock(&live.inner).hops.remove(&hops[2].id);
         assert_eq!(live.hops_untracked(), 2);
         hops.clear();
+        drop(in_the_gate);
         assert_eq!((live.len(), live.hops_untracked()), (0, 0));
         assert!(lock(&live.inner).index.is_empty());
     }

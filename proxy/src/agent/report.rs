@@ -19,6 +19,9 @@ pub(super) struct Watched(Option<Lease>);
 /// What a proof takes, mostly.
 const SOON: Duration = Duration::from_millis(200);
 
+/// Policies of one hop that are named. Whoever wants all of them asks the proxy.
+const MOST_POLICIES: usize = 16;
+
 #[derive(Debug)]
 struct Lease {
     watch: Watch,
@@ -99,7 +102,10 @@ fn of(hop: &Hop, now: Moment) -> HopAttestation {
         tee: claims.map_or("", |claims| claims.tee.name()).to_owned(),
         emulated: claims.is_some_and(|claims| claims.emulated),
         platform: claims.and_then(|claims| claims.platform()).map_or_else(String::new, |p| p.to_string()),
-        policies: deciding.map(|v| format!("{}/{}", v.policy.namespace, v.policy.name)).collect(),
+        policies: deciding
+            .take(MOST_POLICIES)
+            .map(|v| format!("{}/{}", v.policy.namespace, v.policy.name))
+            .collect(),
         state: match (draining, state.map_or(Phase::Open, |state| state.phase)) {
             (Some(_), _) | (None, Phase::Draining) => "draining",
             (None, Phase::Gate) => "gate",

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -57,6 +57,8 @@ pub struct Hop {
     abort: Abort,
     /// Where the bytes of streams leave.
     pub(crate) outlet: Arc<Outlet>,
+    /// It has passed the gate.
+    pub(super) passed: AtomicBool,
     streams: Mutex<HashMap<u64, Arc<Stream>>>,
     next_stream: AtomicU64,
     /// The last stream of a hop that is cut has ended.
@@ -109,6 +111,7 @@ impl Hop {
             prime_until: AtomicU64::new(0),
             abort: new.abort,
             outlet: Arc::default(),
+            passed: AtomicBool::new(false),
             streams: Mutex::new(HashMap::new()),
             next_stream: AtomicU64::new(0),
             emptied: Notify::new(),

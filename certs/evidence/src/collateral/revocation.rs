@@ -19,30 +19,36 @@ use crate::x509::{ALL_ALGORITHMS, Certificate, Crl};
 /// Lists of one issuer that are kept: the newest.
 const MAX_LISTS: usize = 8;
 
-/// What the lists of one issuer say, of which there is at least one.
+/// What the lists of one issuer say.
 pub(crate) struct Revocation<'c> {
-    lists: Vec<&'c Arc<Crl>>,
-    current: &'c Arc<Crl>,
+    first: &'c Arc<Crl>,
+    others: Vec<&'c Arc<Crl>>,
     /// The second before another list of the issuer is in use as well.
     complete_until: u64,
 }
 
-impl Revocation<'_> {
-    /// When the list that lasts longest is current, and there is no other to ask.
+impl<'c> Revocation<'c> {
+    fn lists(&self) -> impl Iterator<Item = &'c Arc<Crl>> {
+        std::iter::once(self.first).chain(self.others.iter().copied())
+    }
+
+    /// When all lists are current, and there is no other to ask. Nothing tells
+    /// which of them is about whom, so none may be out of date: who withholds a
+    /// list would otherwise hide behind the other.
     pub(crate) fn window(&self) -> Window {
-        let Window { from, until } = self.current.window();
-        Window { from, until: until.min(self.complete_until) }
+        let all = Window { from: 0, until: self.complete_until };
+        self.lists().fold(all, |all, list| all.intersect(list.window()))
     }
 
     /// The common name of who signed them.
-    pub(crate) fn signer_name(&self) -> &str {
-        self.current.signer_name()
+    pub(crate) fn signer_name(&self) -> &'c str {
+        self.first.signer_name()
     }
 
     /// Whether one of them names this certificate. That it did so once is
     /// enough: nobody takes a revocation back.
     pub(crate) fn revokes(&self, certificate: &Certificate) -> bool {
-        self.lists.iter().any(|list| list.revokes(certificate))
+        self.lists().any(|list| list.revokes(certificate))
     }
 }
 
@@ -62,10 +68,10 @@ impl Collateral {
         if lists.is_empty() {
             lists = all().collect();
         }
-        let current = lists.iter().max_by_key(|crl| (crl.window().contains(now), crl.window().until))?;
+        let first = lists.pop()?;
         let ahead = all().map(|crl| crl.issued()).filter(|issued| *issued > now).min();
         let complete_until = ahead.map_or(u64::MAX, |issued| issued.saturating_sub(1));
-        Some(Revocation { current, lists, complete_until })
+        Some(Revocation { first, others: lists, complete_until })
     }
 
     /// Verifies lists, and keeps those that say something. Returns what is
