@@ -348,8 +348,8 @@ impl<T> Schedule<T> {
         // In turn, so that none keeps the others from the device.
         let order = match self.last {
             Turn::Solo => [Turn::Batch, Turn::Loner, Turn::Solo],
-            Turn::Batch => [Turn::Solo, Turn::Loner, Turn::Batch],
-            Turn::Loner => [Turn::Batch, Turn::Solo, Turn::Loner],
+            Turn::Batch => [Turn::Loner, Turn::Solo, Turn::Batch],
+            Turn::Loner => [Turn::Solo, Turn::Batch, Turn::Loner],
         };
         let next = order.into_iter().find(|turn| match turn {
             Turn::Solo => !self.solos.is_empty(),

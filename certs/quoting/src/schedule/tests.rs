@@ -250,6 +250,21 @@ fn keys_and_sessions_take_turns() {
 }
 
 #[test]
+fn a_session_that_wants_no_batch_is_served_although_keys_and_batches_always_wait() {
+    let mut world = World::new();
+    world.schedule.push(world.now, 1, Class::Alone(Urgency::NewHop), 1000).unwrap();
+    let mut served = Vec::new();
+    for job in 0..9 {
+        world.solo(2, job).unwrap();
+        world.new_hop(3, 100 + job).unwrap();
+        if let Step::Solo(job) = world.quote(QUOTE) {
+            served.push(job);
+        }
+    }
+    assert!(served.contains(&1000), "{served:?}");
+}
+
+#[test]
 fn sessions_that_want_no_batch_take_neither_the_places_of_keys_nor_their_device() {
     let mut world = World::new();
     world.solo(0, 0).unwrap();
