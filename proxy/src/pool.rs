@@ -142,10 +142,14 @@ impl Pool {
 fn take(hops: &Mutex<Vec<Arc<Pooled>>>, ctx: &Context) -> Option<Lease> {
     let credentials = ctx.credentials.borrow().clone()?;
     let limit = usize::try_from(ctx.limits.streams_per_hop).unwrap_or(usize::MAX);
-    let hops = hops.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    hops.into_iter().find_map(|hop| {
-        // Asked first, since it costs nothing: a thousand of them may be full.
-        if hop.streams.load(Ordering::Acquire) >= limit || !hop.is_fit(&credentials, ctx) {
+    // Asked first, since it costs nothing: a thousand of them may be full.
+    let is_full = |hop: &Pooled| hop.streams.load(Ordering::Acquire) >= limit;
+    let free: Vec<_> = {
+        let hops = hops.lock().unwrap_or_else(PoisonError::into_inner);
+        hops.iter().filter(|hop| !is_full(hop)).cloned().collect()
+    };
+    free.into_iter().find_map(|hop| {
+        if !hop.is_fit(&credentials, ctx) {
             return None;
         }
         // One stream is for the rounds.

@@ -20,7 +20,8 @@ fn main() -> anyhow::Result<()> {
         note(&mut gates, at, [&near, &far]);
         let mut hop = Hop::new(&peers, Rounds::OfTheClient, [&near, &far]);
         hop.open([&near, &far]);
-        (near.take(), far.take());
+        near.take();
+        far.take();
         hop.next_round([&near, &far]);
         note(&mut rounds, at, [&near, &far]);
     }
