@@ -187,8 +187,10 @@ impl<T> Schedule<T> {
     /// Nothing waits, the device is free.
     #[must_use]
     pub fn new(options: Options) -> Self {
+        // A batch of none would be made for ever, one of more than a tree holds never.
+        let leaves = options.leaves.clamp(1, MAX_LEAVES);
         Self {
-            options,
+            options: Options { leaves, ..options },
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             solos: Ring::default(),

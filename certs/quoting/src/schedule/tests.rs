@@ -353,3 +353,102 @@ fn a_device_that_fails_is_asked_again_but_rounds_keep_their_distance() {
     assert_eq!(world.quote(QUOTE), Step::Batch(vec![12, 11]));
     assert_eq!(world.schedule.quoting_time(), Some(QUOTE));
 }
+
+#[test]
+fn a_batch_has_at_least_one_leaf_and_no_more_than_a_tree_holds() {
+    let mut world = World::with(Options { leaves: 0, ..Options::default() });
+    world.new_hop(1, 10).unwrap();
+    assert_eq!(world.quote(QUOTE), Step::Batch(vec![10]));
+    let mut world =
+        World::with(Options { leaves: usize::MAX, sessions_per_peer: 4096, ..Options::default() });
+    for job in 0..1500 {
+        world.new_hop(1, job).unwrap();
+    }
+    assert_eq!(world.quote(QUOTE), Step::Batch((0..1024).collect()));
+}
+
+/// Numbers that look random and are the same in each run (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+#[test]
+fn whatever_happens_everybody_is_answered_once_and_the_device_is_asked_once_at_a_time() {
+    for seed in 0..200 {
+        let mut dice = Dice(seed);
+        let options =
+            Options { leaves: 4, sessions: 24, sessions_per_peer: 10, solos: 4, ..Options::default() };
+        let mut world = World::with(options);
+        let (mut next, mut busy) = (0, false);
+        let (mut waiting, mut inside) = (BTreeMap::new(), 0_usize);
+        for _ in 0..400 {
+            match dice.below(7) {
+                0..3 => {
+                    let peer = dice.below(4);
+                    let patience = Duration::from_millis(dice.below(3000));
+                    let pushed = match dice.below(3) {
+                        0 => world.solo(peer, next),
+                        1 => world.new_hop(peer, next),
+                        _ => world.round(peer, next, patience),
+                    };
+                    if let Ok(ticket) = pushed {
+                        waiting.insert(next, ticket);
+                        next += 1;
+                    }
+                }
+                3 => {
+                    let at = dice.below(waiting.len().max(1) as u64) as usize;
+                    if let Some((job, ticket)) = waiting.iter().nth(at).map(|(job, ticket)| (*job, *ticket)) {
+                        assert_eq!(world.schedule.withdraw(ticket), Some(job));
+                        waiting.remove(&job);
+                    }
+                }
+                4 if busy => {
+                    world.schedule.finished(world.now, dice.below(2) == 0);
+                    (busy, inside) = (false, 0);
+                }
+                4 => {}
+                _ => world.pass(Duration::from_millis(dice.below(20_000) / (1 + dice.below(100)))),
+            }
+            loop {
+                let answered = match world.poll() {
+                    Step::Solo(job) => {
+                        assert!(!std::mem::replace(&mut busy, true));
+                        inside = 1;
+                        vec![job]
+                    }
+                    Step::Batch(jobs) => {
+                        assert!(!std::mem::replace(&mut busy, true));
+                        assert!((1..=4).contains(&jobs.len()), "{jobs:?}");
+                        inside = jobs.len();
+                        jobs
+                    }
+                    Step::Late(jobs) => jobs,
+                    Step::Hung(jobs) => {
+                        assert!(busy && inside > 0);
+                        jobs
+                    }
+                    Step::WaitUntil(time) => {
+                        assert!(time > world.now);
+                        break;
+                    }
+                    Step::Wait => break,
+                };
+                for job in answered {
+                    assert!(waiting.remove(&job).is_some(), "{job} was answered twice");
+                }
+            }
+            assert_eq!(world.schedule.len(), waiting.len());
+            let oldest = waiting.values().min();
+            assert_eq!(world.schedule.oldest().is_some(), oldest.is_some());
+        }
+    }
+}
