@@ -186,11 +186,11 @@ pub struct Schedule<T> {
 impl<T> Schedule<T> {
     /// Nothing waits, the device is free.
     #[must_use]
-    pub fn new(options: Options) -> Self {
+    pub fn new(mut options: Options) -> Self {
         // A batch of none would be made for ever, one of more than a tree holds never.
-        let leaves = options.leaves.clamp(1, MAX_LEAVES);
+        options.leaves = options.leaves.clamp(1, MAX_LEAVES);
         Self {
-            options: Options { leaves, ..options },
+            options,
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             solos: Ring::default(),
