@@ -208,7 +208,13 @@ impl Mesh {
             self.collateral = self.vendor.collateral_with(&spec, now())?;
         }
         let text = resources(&self.vendor, self.size, change);
-        let resources = parse("bench.yaml", &text).map_err(|problems| anyhow!("{problems:?}"))?;
+        // As many files as it takes: one has a limit.
+        let documents: Vec<_> = text.split("---\n").filter(|document| !document.is_empty()).collect();
+        let mut resources = Vec::new();
+        for file in documents.chunks(1000) {
+            let parsed = parse("bench.yaml", &file.join("---\n"));
+            resources.extend(parsed.map_err(|problems| anyhow!("{problems:?}"))?);
+        }
         let inputs = Inputs {
             generation: self.generation,
             resources: resources.into_iter().map(Arc::new).collect(),
