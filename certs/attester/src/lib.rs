@@ -206,7 +206,8 @@ pub fn open(root: &Path) -> Result<Arc<dyn Attester>, Error> {
     }
     let missing = format!(
         "no TEE can be used on this machine; `countersign doctor` says what each driver misses, and for a \
-         test `attester.emulated` of the bootstrap file needs none\n  {}",
+         test an emulated platform needs none: `attester.emulated` of a bootstrap file, `--emulated DIR` of \
+         countersign-broker\n  {}",
         missing.join("\n  ")
     );
     Err(Error::Unavailable { driver: "attester", missing })

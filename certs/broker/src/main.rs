@@ -3,7 +3,7 @@
 //! A program of its own, and a small one: it is measured with the guest, and
 //! whoever reads it should be done soon.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -111,13 +111,18 @@ fn main() -> ExitCode {
 
 fn log(arguments: &Arguments) -> anyhow::Result<()> {
     let filter: Targets = arguments.log.parse().context("--log")?;
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colour());
     let registry = tracing_subscriber::registry().with(filter);
     match arguments.log_format {
         LogFormat::Text => registry.with(layer).init(),
         LogFormat::Json => registry.with(layer.json()).init(),
     }
     Ok(())
+}
+
+/// Colour is for people at a terminal who did not say no to it (<https://no-color.org>).
+fn colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn start(arguments: &Arguments) -> anyhow::Result<()> {
@@ -142,7 +147,7 @@ async fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let measuring = Who { uids: arguments.measuring_uid.clone(), gids: arguments.measuring_gid.clone() };
     let access =
         Access { own, uids: arguments.allow_uid.clone(), gids: arguments.allow_gid.clone(), measuring };
-    if arguments.mode & 0o077 == 0 && access != (Access { own, ..Access::default() }) {
+    if arguments.mode & 0o077 == 0 && admits_others(&access) {
         tracing::warn!("--mode lets nobody but our own user open the socket; those whom we allow cannot");
     }
     let socket = Socket::bind(&arguments.socket, arguments.mode, arguments.group)
@@ -151,8 +156,12 @@ async fn serve(arguments: &Arguments) -> anyhow::Result<()> {
     let source = Local::new(attester);
     let platform = source.platform();
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"), socket = %socket.path().display(), mode = format!("{:04o}", arguments.mode),
-        driver = platform.driver, tee = %platform.tee, emulated = platform.emulated, ?access, "listening"
+        version = env!("CARGO_PKG_VERSION"), socket = %socket.path().display(), mode = %format_args!("{:04o}", arguments.mode),
+        driver = platform.driver, tee = %platform.tee, emulated = platform.emulated, own_uid = access.own,
+        allow_uid = listed(&access.uids).map(display), allow_gid = listed(&access.gids).map(display),
+        measuring_uid = listed(&access.measuring.uids).map(display),
+        measuring_gid = listed(&access.measuring.gids).map(display),
+        "listening"
     );
     let server = Server::new(socket, Arc::new(source), access, Limits::default());
     server
@@ -165,6 +174,18 @@ async fn serve(arguments: &Arguments) -> anyhow::Result<()> {
         })
         .await;
     Ok(())
+}
+
+/// Whether anybody but the broker's own user is served.
+fn admits_others(access: &Access) -> bool {
+    let Access { own, uids, gids, measuring } = access;
+    uids.iter().chain(&measuring.uids).any(|uid| uid != own) || !gids.is_empty() || !measuring.gids.is_empty()
+}
+
+/// Numbers for a field of the log; none leave no field.
+fn listed(numbers: &[u32]) -> Option<String> {
+    let all: Vec<_> = numbers.iter().map(u32::to_string).collect();
+    (!all.is_empty()).then(|| all.join(","))
 }
 
 /// The device of this machine, or an emulated machine.
@@ -193,4 +214,22 @@ async fn status(socket: &Path) -> anyhow::Result<()> {
         status.quotes
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_user_on_the_list_is_nobody_else() {
+        let access = |uids: &[u32], gids: &[u32], measuring: Who| {
+            admits_others(&Access { own: 7, uids: uids.to_vec(), gids: gids.to_vec(), measuring })
+        };
+        assert!(!access(&[], &[], Who::default()));
+        assert!(!access(&[7], &[], Who { uids: vec![7], gids: Vec::new() }));
+        assert!(access(&[7, 8], &[], Who::default()));
+        assert!(access(&[], &[7], Who::default()));
+        assert!(access(&[], &[], Who { uids: vec![8], gids: Vec::new() }));
+        assert!(access(&[], &[], Who { uids: Vec::new(), gids: vec![7] }));
+    }
 }

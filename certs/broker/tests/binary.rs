@@ -93,6 +93,30 @@ impl Drop for Broker {
     }
 }
 
+#[test]
+fn the_log_for_people_is_plain_where_no_terminal_is_and_warns_of_nobody_without_cause() {
+    let place = Place::new();
+    let own = rustix::process::geteuid().as_raw().to_string();
+    let mut command = Command::new(PROGRAM);
+    command.arg("--socket").arg(place.socket()).arg("--emulated").arg(place.0.path().join("vendor"));
+    command.args(["--log-format", "text", "--allow-uid", &own]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut broker = Broker { child, log };
+    let mut before = String::new();
+    let line = broker.log.find_map(|line| {
+        let line = line.unwrap();
+        before.push_str(&line);
+        line.contains("listening").then_some(line)
+    });
+    let line = line.unwrap();
+    assert!(!before.contains('\u{1b}') && !before.contains("those whom we allow"), "{before}");
+    for field in [" mode=0600 ", &format!(" own_uid={own} "), &format!(" allow_uid={own}")] {
+        assert!(line.contains(field), "{field}: {line}");
+    }
+    assert!(!line.contains("Access") && !line.contains("allow_gid"), "{line}");
+}
+
 fn context() -> Vec<u8> {
     KeyContext { spki_sha256: [3; 32], challenge: (&[7; 32]).into(), id: None }.encode()
 }
