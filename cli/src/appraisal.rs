@@ -220,7 +220,11 @@ impl Appraiser {
             match event_log.map(|(kind, log)| claims.with_event_log(kind, log, &RegisterState::default())) {
                 None => claims,
                 Some(Ok((claims, state))) => {
-                    let detail = format!("lands on the registers, {} events in RTMR 3", state.events().len());
+                    let events = match state.events().len() {
+                        1 => "1 event".to_owned(),
+                        count => format!("{count} events"),
+                    };
+                    let detail = format!("lands on the registers, {events} in RTMR 3");
                     entries.push(pass("event log", detail));
                     Arc::new(claims)
                 }

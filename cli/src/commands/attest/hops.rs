@@ -162,9 +162,9 @@ impl Hop {
 pub(super) fn summary(hops: &[Hop], total: u64) -> String {
     let draining = hops.iter().filter(|hop| hop.state == "draining").count();
     let oldest = hops.iter().filter_map(|hop| hop.age).max();
-    let mut parts = vec![format!("{total} hops")];
+    let mut parts = vec![if total == 1 { "1 hop".to_owned() } else { format!("{total} hops") }];
     parts.push(if draining == 0 {
-        paint(GOOD, "none drains")
+        paint(GOOD, "none draining")
     } else {
         paint(BAD, &format!("{draining} draining"))
     });
@@ -231,6 +231,13 @@ mod tests {
             },
             { "hop": 4, "direction": "inbound", "identity": "unknown" },
         ] })
+    }
+
+    #[test]
+    fn one_hop_is_told_in_the_singular() {
+        assert!(summary(&[], 1).starts_with("1 hop  "), "{}", summary(&[], 1));
+        assert!(summary(&[], 0).starts_with("0 hops  "), "{}", summary(&[], 0));
+        assert!(summary(&[], 2).contains("none draining"), "{}", summary(&[], 2));
     }
 
     #[test]

@@ -35,8 +35,10 @@ LEVEL is what the peer proves to the proxy: L0 its SVID, L1 evidence in its cert
 evidence for this very connection, L3 the same on a machine that is enrolled. AGE is the
 time since the challenge that the last proof answers, NEXT the time until the next one.
 What drains comes first, then the oldest proof. Arrows say who called: ← the peer.
+`now PROXY` has the peers of that proxy prove themselves to it, not the proxy itself.
 With --once the exit code is 1 when a proxy does not answer; that of `now` is 0 when every
-peer that was asked proved itself. A peer is asked at most once in 10 s.")]
+peer that was asked proved itself, or none has anything to prove at its level. Both end with
+3 when the control plane does not answer. A peer is asked at most once in 10 s.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -46,7 +48,7 @@ pub(crate) struct Args {
 enum Command {
     /// Show every hop: level, round, age of the proof, next challenge, TEE, policy, state
     Watch(Watch),
-    /// Have peers prove themselves now, and show what came of it
+    /// Have the peers of a proxy prove themselves to it now, and show what came of it
     Now(Now),
 }
 

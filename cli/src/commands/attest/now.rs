@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Now {
-    /// The proxy, by its name, its workload (namespace/name) or its SPIFFE ID
+    /// The proxy whose peers prove themselves, by its name, its workload (namespace/name) or its SPIFFE ID
     #[arg(value_name = "PROXY", required_unless_present = "admin")]
     target: Option<String>,
     /// Ask the proxy on this host whose admin port this is, not the control plane
@@ -50,6 +50,8 @@ enum Fate {
     Waits,
     /// The peer proved itself in this round.
     Proved(u64),
+    /// Its level asks for no proof of the connection: there is nothing to ask for.
+    Exempt,
     /// It was not asked, and why.
     Held(String),
     /// It drains or is gone, and why.
@@ -68,8 +70,8 @@ impl Rounds {
                 .map(|hop| {
                     let fate = match (hop.level.as_str(), hop.state.as_str()) {
                         ("L2" | "L3", "open") => Fate::Waits,
-                        ("L2" | "L3", state) => Fate::Held(format!("it is {state}")),
-                        _ => Fate::Held("its level asks for no proof of the connection".to_owned()),
+                        ("L0" | "L1", _) => Fate::Exempt,
+                        (_, state) => Fate::Held(format!("it is {state}")),
                     };
                     ((hop.proxy.clone(), hop.hop), (hop, fate))
                 })
@@ -79,7 +81,9 @@ impl Rounds {
 
     fn held(&mut self, proxy: &str, why: Vec<(u64, String)>) {
         for (hop, why) in why {
-            if let Some((_, fate)) = self.0.get_mut(&(proxy.to_owned(), hop)) {
+            if let Some((_, fate)) = self.0.get_mut(&(proxy.to_owned(), hop))
+                && *fate != Fate::Exempt
+            {
                 *fate = Fate::Held(why);
             }
         }
@@ -104,11 +108,37 @@ impl Rounds {
         self.0.values().all(|(_, fate)| *fate != Fate::Waits)
     }
 
-    /// Every peer that was asked has proved itself, and one was.
+    /// Every peer that was asked has proved itself, and one was; or there are only hops
+    /// without anything to prove.
     fn passed(&self) -> bool {
         let fates = || self.0.values().map(|(_, fate)| fate);
-        fates().any(|fate| matches!(fate, Fate::Proved(_)))
-            && fates().all(|fate| matches!(fate, Fate::Proved(_) | Fate::Held(_)))
+        let fit = |fate: &Fate| matches!(fate, Fate::Proved(_) | Fate::Held(_) | Fate::Exempt);
+        self.exempt() || self.proved() && fates().all(fit)
+    }
+
+    /// Somebody has proved itself.
+    fn proved(&self) -> bool {
+        self.0.values().any(|(_, fate)| matches!(fate, Fate::Proved(_)))
+    }
+
+    /// There are hops, and none whose level asks for a proof.
+    fn exempt(&self) -> bool {
+        !self.0.is_empty() && self.0.values().all(|(_, fate)| *fate == Fate::Exempt)
+    }
+
+    /// Nobody was asked.
+    fn idle(&self) -> bool {
+        self.0.values().all(|(_, fate)| matches!(fate, Fate::Held(_) | Fate::Exempt))
+    }
+
+    /// What came of it, in a line.
+    fn verdict(&self) -> String {
+        match (self.passed(), self.idle()) {
+            (true, true) => "nobody was asked: the levels of these hops ask for no proof".to_owned(),
+            (true, false) => paint(GOOD, "every peer that was asked proved itself"),
+            (false, true) => paint(BAD, "no peer was asked"),
+            (false, false) => paint(BAD, "not every peer that was asked proved itself"),
+        }
     }
 }
 
@@ -163,7 +193,7 @@ pub(crate) async fn proofs(address: SocketAddr, patience: Duration) -> Result<Ve
 /// When there is none, or one that was asked did not.
 pub(crate) async fn again(address: SocketAddr, patience: Duration) -> Result<Vec<Proof>> {
     let rounds = by_admin_port(address, None, Instant::now() + patience).await?;
-    if !rounds.passed() {
+    if !rounds.passed() || !rounds.proved() {
         let what = rounds.0.values().map(|(hop, fate)| format!("{}: {}", hop.peer, told(fate)));
         let what = what.collect::<Vec<_>>().join("; ");
         return Err(Failure::failed(format!("not every peer of {address} proved itself: {what}")));
@@ -233,6 +263,7 @@ async fn by_control_plane(now: &Now, deadline: Instant) -> Result<Rounds> {
 fn told(fate: &Fate) -> String {
     match fate {
         Fate::Proved(_) => "proved itself again".to_owned(),
+        Fate::Exempt => "not asked: its level asks for no proof of the connection".to_owned(),
         Fate::Held(why) => format!("not asked: {why}"),
         Fate::Ended(why) => why.clone(),
         Fate::Waits => "no proof in time".to_owned(),
@@ -252,7 +283,7 @@ fn show(rounds: &Rounds, took: Duration, now: &Now, out: &mut Output) {
                 json!({
                     "proxy": hop.proxy, "hop": hop.hop, "direction": hop.direction, "peer": hop.peer,
                     "level": hop.level, "roundBefore": hop.round, "round": round(hop, fate),
-                    "proved": matches!(fate, Fate::Proved(_)), "asked": !matches!(fate, Fate::Held(_)),
+                    "proved": matches!(fate, Fate::Proved(_)), "asked": !matches!(fate, Fate::Held(_) | Fate::Exempt),
                     "tee": hop.tee, "emulated": hop.emulated, "result": told(fate),
                 })
             })
@@ -275,10 +306,7 @@ fn show(rounds: &Rounds, took: Duration, now: &Now, out: &mut Output) {
     });
     out.table(&["PROXY", "HOP", "PEER", "LEVEL", "ROUND", "RESULT"], rows.collect());
     let took = paint(DIM, &format!("({:.1} s)", took.as_secs_f64()));
-    match rounds.passed() {
-        true => out.line(format!("{} {took}", paint(GOOD, "every peer that was asked proved itself"))),
-        false => out.line(format!("{} {took}", paint(BAD, "not every peer proved itself"))),
-    }
+    out.line(format!("{} {took}", rounds.verdict()));
 }
 
 #[cfg(test)]
@@ -332,7 +360,25 @@ mod tests {
     #[test]
     fn nothing_asked_is_nothing_proved() {
         assert!(!Rounds::new(Vec::new(), None).passed());
-        let rounds = Rounds::new(vec![hop(1, "L0", "open", None)], None);
-        assert!(rounds.is_over() && !rounds.passed());
+        // What its level will be is not known yet, or it should have been asked.
+        for level in ["", "L2"] {
+            let hops = vec![hop(1, level, "opening", None), hop(2, "L1", "open", None)];
+            let rounds = Rounds::new(hops, None);
+            assert!(rounds.is_over() && !rounds.passed() && rounds.verdict().contains("no peer was asked"));
+        }
+    }
+
+    #[test]
+    fn a_hop_without_anything_to_prove_is_no_failure() {
+        let mut rounds = Rounds::new(vec![hop(1, "L0", "open", None), hop(2, "L1", "open", None)], None);
+        rounds.held("p", vec![(1, "no session".into())]);
+        assert!(rounds.is_over() && rounds.passed() && !rounds.proved());
+        assert!(rounds.verdict().contains("nobody was asked"), "{}", rounds.verdict());
+
+        let mut rounds = Rounds::new(vec![hop(1, "L1", "open", None), hop(2, "L2", "open", Some(0))], None);
+        assert!(!rounds.is_over() && !rounds.passed());
+        rounds.look(&[hop(2, "L2", "open", Some(1))]);
+        assert!(rounds.is_over() && rounds.passed() && rounds.proved());
+        assert_eq!(fates(&rounds), [Fate::Exempt, Fate::Proved(1)]);
     }
 }

@@ -133,6 +133,8 @@ async fn play(
         stage.say("countersign get attpol -A");
         stage.say("countersign describe refval ledger -n payments");
         stage.say(format!("countersign explain payments/audit payments/ledger --port {ledger}"));
+        stage.say("countersign attest watch");
+        stage.say("countersign attest now payments/ledger");
         stage.event("kept", json!({ "context": context, "dir": dir }));
         let _ = tokio::signal::ctrl_c().await;
     } else {
