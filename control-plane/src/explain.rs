@@ -23,10 +23,14 @@ pub(crate) fn presence(title: &str, id: &SpiffeId, found: &Option<Found>) -> pro
     proto::Step { title: title.to_owned(), ok, text, json: String::new() }
 }
 
-/// Whether the destination's proxy leads to the port, if it says where it leads.
+/// Whether the destination's proxy leads to the port, if it says where it leads. Port 0
+/// is none: nobody asked for one.
 pub(crate) fn offered(proxy: &proto::ProxyStatus, port: u16) -> Option<proto::Step> {
     let ports = &proxy.offers.as_ref().filter(|_| proxy.connected)?.ports;
     let title = "destination offers the port";
+    if port == 0 {
+        return Some(step(title, true, "no --port given: not checked".to_owned(), &()));
+    }
     let shown = |ports: &[u32]| ports.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
     if ports.contains(&port.into()) {
         return Some(step(title, true, format!("proxy {}, inbound.ports", proxy.name), &()));
@@ -75,6 +79,8 @@ mod tests {
         let step = asked(Some(vec![8080, 8443]), 9).unwrap();
         assert!(!step.ok && step.json.contains("port-not-offered") && step.text.contains("8080 or 8443"));
         assert!(!asked(Some(Vec::new()), 9).unwrap().ok);
+        let step = asked(Some(vec![8080]), 0).unwrap();
+        assert!(step.ok && step.text == "no --port given: not checked", "{}", step.text);
     }
 
     #[test]
