@@ -31,6 +31,7 @@ mod common;
 mod ending;
 mod endpoint;
 mod prover;
+mod receive;
 mod renewal;
 mod state;
 mod terms;

@@ -196,21 +196,7 @@ impl View {
         evidence: &SessionEvidence<'_>,
         now: UnixTime,
     ) -> Result<SessionAdmission, Denial> {
-        let policies = self.applied_to(me, admission)?;
-        let mut verified = self.verify_session(evidence.media_type, evidence.value, now)?;
-        evidence.report_data.check(&verified.claims.report_data)?;
-        let registers = match evidence.event_log {
-            Some(SessionLog { media_type, value, replayed }) => {
-                let registers = verified.claims.replay_event_log(media_type, value, replayed)?;
-                let registers = self.sessions.share(registers);
-                verified.claims = verified.showing(&registers);
-                Some(registers)
-            }
-            None => None,
-        };
-        let shown = Shown { registers, log_unasked: false };
-        let challenged = evidence.challenged.as_secs();
-        self.appraise_session(Round { me, admission, policies, challenged, shown }, verified, now)
+        self.judge_round(me, admission, evidence, now, false)
     }
 
     /// As [`judge_session`](View::judge_session), for a challenge that did not ask for
@@ -226,10 +212,31 @@ impl View {
         evidence: &SessionEvidence<'_>,
         now: UnixTime,
     ) -> Result<SessionAdmission, Denial> {
+        let silent = SessionEvidence { event_log: None, ..*evidence };
+        self.judge_round(me, admission, &silent, now, true)
+    }
+
+    fn judge_round(
+        &self,
+        me: &SpiffeId,
+        admission: &Admission,
+        evidence: &SessionEvidence<'_>,
+        now: UnixTime,
+        log_unasked: bool,
+    ) -> Result<SessionAdmission, Denial> {
         let policies = self.applied_to(me, admission)?;
-        let verified = self.verify_session(evidence.media_type, evidence.value, now)?;
+        let mut verified = self.verify_session(evidence.media_type, evidence.value, now)?;
         evidence.report_data.check(&verified.claims.report_data)?;
-        let shown = Shown { registers: None, log_unasked: true };
+        let registers = match evidence.event_log {
+            Some(SessionLog { media_type, value, replayed }) => {
+                let registers = verified.claims.replay_event_log(media_type, value, replayed)?;
+                let registers = self.sessions.share(registers);
+                verified.claims = verified.showing(&registers);
+                Some(registers)
+            }
+            None => None,
+        };
+        let shown = Shown { registers, log_unasked };
         let challenged = evidence.challenged.as_secs();
         self.appraise_session(Round { me, admission, policies, challenged, shown }, verified, now)
     }

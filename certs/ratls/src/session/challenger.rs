@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use countersign_evidence::{Denial, Finding, Reason, reason::Fault};
 
-use super::action::{Acceptance, Accepted, Action, Received};
-use super::collection::Parts;
+use super::action::{Acceptance, Accepted, Action};
 use super::common::{Common, Expiry, Failure, Outbox, RoundTerms, out_of_order};
 use super::frame::Kind;
-use super::message::{Challenge, Evidence, Inclusion, Outcome, RoundResult, decode_changed, feature};
+use super::message::{Challenge, Evidence, Outcome, RoundResult, decode_changed, feature};
 use super::prover::MAX_RETRIES;
 use super::reason::WireReason;
+use super::receive::{Asked, receive};
 use super::state::Direction;
 use super::terms::{Demands, Moment, Wanted};
-use crate::binding::{ReportData, batch_report_data, sha256};
-use crate::merkle;
+use crate::binding::sha256;
 
 /// Between two rounds that the peer asked for by Changed.
 const CHANGED_SPACING: Duration = Duration::from_secs(10);
@@ -35,20 +34,6 @@ enum Stage {
     /// The hop drains because this direction failed. Evidence that is still on
     /// its way is of no interest any more.
     Over,
-}
-
-#[derive(Debug)]
-struct Asked {
-    payload: Vec<u8>,
-    /// What was demanded then.
-    demands: Arc<Demands>,
-    event_log_from: u64,
-    /// Our key where the challenge stands in our stream.
-    own_key: [u8; 32],
-    at: Duration,
-    unix: u64,
-    deadline: Duration,
-    overdue: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -482,55 +467,6 @@ impl Proof {
     fn end(&self) -> Duration {
         self.stale_at.min(self.until.monotonic)
     }
-}
-
-/// Everything about evidence that needs no collateral and no policy.
-fn receive(
-    asked: &Asked,
-    keeps_log: bool,
-    round: u64,
-    evidence: &Evidence<'_>,
-    binder: ReportData,
-) -> Result<Received, Finding> {
-    let demands = &asked.demands;
-    let parts = Parts::decode(evidence.collection)?;
-    let (media_type, value) = parts.cpu;
-    if !demands.accepted.iter().any(|accepted| accepted == media_type) {
-        let expected = demands.accepted.join(", ");
-        return Err(Finding::new(Reason::UnsupportedFormat, "evidence type", expected, media_type));
-    }
-    let wanted = demands.wanted.contains(Wanted::EVENT_LOG);
-    match parts.event_log {
-        Some(_) if !wanted => {
-            return Err(Finding::new(Reason::UnsupportedFormat, "evlog", "no event log", "one"));
-        }
-        // Who said in its Hello that it keeps none is judged without.
-        None if wanted && keeps_log => {
-            return Err(Finding::new(Reason::EventLogMissing, "evlog", "an event log", "none"));
-        }
-        _ => {}
-    }
-    let bytes = *binder.as_bytes();
-    let report_data = match &evidence.proof {
-        None => binder,
-        Some(Inclusion { index, size, path }) => {
-            batch_report_data(*size, &merkle::root_from_proof(*index, *size, &bytes, path)?)
-        }
-    };
-    let parsed = countersign_evidence::Evidence::parse(media_type, value)?;
-    report_data.check(parsed.report_data())?;
-    Ok(Received {
-        round,
-        binder: bytes,
-        report_data,
-        media_type: media_type.to_owned(),
-        evidence: value.to_vec(),
-        event_log: parts.event_log.map(|(kind, log)| (kind.to_owned(), log.to_vec())),
-        event_log_wanted: wanted,
-        event_log_from: asked.event_log_from,
-        policy_id: demands.policy_id,
-        challenged: asked.unix,
-    })
 }
 
 /// Whether another quote of the peer, now, could be judged otherwise. What is
