@@ -24,18 +24,19 @@ pub(crate) fn presence(title: &str, id: &SpiffeId, found: &Option<Found>) -> pro
 }
 
 /// Whether the destination's proxy leads to the port, if it says where it leads. Port 0
-/// is none: nobody asked for one.
+/// is none: nobody asked for one, and it is said which there are.
 pub(crate) fn offered(proxy: &proto::ProxyStatus, port: u16) -> Option<proto::Step> {
     let ports = &proxy.offers.as_ref().filter(|_| proxy.connected)?.ports;
-    let title = "destination offers the port";
-    if port == 0 {
-        return Some(step(title, true, "no --port given: not checked".to_owned(), &()));
+    let shown = || ports.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
+    if port == 0 && !ports.is_empty() {
+        let text = format!("{}; no --port given, so that none of them was checked", shown());
+        return Some(step("destination offers a port", true, text, &()));
     }
-    let shown = |ports: &[u32]| ports.iter().map(u32::to_string).collect::<Vec<_>>().join(" or ");
+    let title = "destination offers the port";
     if ports.contains(&port.into()) {
         return Some(step(title, true, format!("proxy {}, inbound.ports", proxy.name), &()));
     }
-    let expected = if ports.is_empty() { "none: its proxy has no inbound".to_owned() } else { shown(ports) };
+    let expected = if ports.is_empty() { "none: its proxy has no inbound".to_owned() } else { shown() };
     let denial: Denial = Finding::new(Reason::PortNotOffered, "port", expected, port.to_string()).into();
     Some(step(title, false, denial.to_string(), &denial))
 }
@@ -80,7 +81,10 @@ mod tests {
         assert!(!step.ok && step.json.contains("port-not-offered") && step.text.contains("8080 or 8443"));
         assert!(!asked(Some(Vec::new()), 9).unwrap().ok);
         let step = asked(Some(vec![8080]), 0).unwrap();
-        assert!(step.ok && step.text == "no --port given: not checked", "{}", step.text);
+        assert!(
+            step.ok && step.title.ends_with("offers a port") && step.text.contains("8080; no --port given")
+        );
+        assert!(!asked(Some(Vec::new()), 0).unwrap().ok, "none that could be asked for");
     }
 
     #[test]

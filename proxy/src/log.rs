@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use std::sync::Arc;
 
 use countersign_proxy::LogLevel;
+use countersign_proxy::observe::explain::Line;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
@@ -86,9 +87,9 @@ where
         SystemTime.format_time(&mut out)?;
         let mut lines = parts.message.lines();
         let first = lines.next().unwrap_or_default();
-        write!(out, "{end} {colour}{level:>5}{end} {dim}{target}:{end} {}{}", Kept(first), parts.fields)?;
+        write!(out, "{end} {colour}{level:>5}{end} {dim}{target}:{end} {}{}", Line(first), parts.fields)?;
         for line in lines {
-            write!(out, "\n    {}", Kept(line))?;
+            write!(out, "\n    {}", Line(line))?;
         }
         writeln!(out)
     }
@@ -115,7 +116,7 @@ impl Parts {
     fn field(&mut self, field: &Field, value: &str) {
         match field.name() {
             "message" => self.message.push_str(value),
-            name => self.fields.push_str(&format!(" {name}={}", Kept(value))),
+            name => self.fields.push_str(&format!(" {name}={}", Line(value))),
         }
     }
 }
@@ -131,18 +132,6 @@ impl Visit for Parts {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.field(field, &format!("{value:?}"));
-    }
-}
-
-/// Text that a peer may have chosen: it stays on its line and steers no terminal.
-struct Kept<'a>(&'a str);
-
-impl fmt::Display for Kept<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
-        }
-        Ok(())
     }
 }
 

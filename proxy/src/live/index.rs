@@ -1,8 +1,8 @@
 //! What live hops rest on: which of them a change concerns.
 //!
 //! Hops are found by the facts that their verdicts rest on, and by whom they are
-//! between. To find those that a new view affects costs as much as there are of
-//! them, however many others there are.
+//! between. To judge again costs as much as there are hops that a new view affects;
+//! of the others, each pair of ends is asked once whether it is spoken of.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -31,8 +31,9 @@ impl fmt::Display for Explanation<'_> {
     }
 }
 
-/// Text that a peer may have chosen, kept to its line.
-struct Line<'a>(&'a str);
+/// Text that a peer may have chosen: it stays on its line and steers no terminal.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a>(pub &'a str);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
