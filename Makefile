@@ -4,7 +4,7 @@ CARGO ?= cargo
 # The version of cargo-deny that lint expects; installed from source when it is not there.
 CARGO_DENY_VERSION := 0.20.2
 
-.PHONY: demo test lint bench gate fuzz-smoke build packages schemas help
+.PHONY: demo test lint bench bench-peers gate fuzz-smoke build packages schemas help
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +33,9 @@ lint: packages ## Formatting, clippy, licences and sources of dependencies
 bench: packages build ## Benchmarks: instruction counts (gated), then CPU time ratios and latencies (reported)
 	$(CARGO) build --profile bench -p countersign-benches --bins
 	@scripts/bench
+
+bench-peers: build ## Beside nginx, HAProxy and Envoy, which it installs: as root, half an hour (PEERS_ARGS=--quick: minutes)
+	@scripts/bench-peers $(PEERS_ARGS)
 
 gate: packages ## Only the instruction counts, against benches/limits.txt
 	$(CARGO) build --profile bench -p countersign-benches --bins
