@@ -15,7 +15,7 @@ demo: ## Build, then show the whole product in one terminal (needs Rust and a C 
 	@target/release/countersign demo $(DEMO_ARGS)
 
 build: ## All binaries, release profile
-	$(CARGO) build --release -p countersign -p countersign-proxy -p countersign-control-plane -p countersign-broker
+	$(CARGO) build --release -p countersign -p countersign-proxy -p countersign-control-plane -p countersign-broker -p countersign-init
 
 packages: ## The Debian packages that tests, lint and benchmarks need
 	@scripts/packages

@@ -52,6 +52,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "countersign-wire",
         ],
     ),
+    ("countersign-init", &[]),
     ("countersign-model", &[]),
 ];
 

@@ -20,6 +20,7 @@ const CRATES: &[(&str, &str)] = &[
     ("control-plane", "control-plane"),
     ("net", "proxy/net"),
     ("proxy", "proxy"),
+    ("init", "init"),
     ("cli", "cli"),
     ("tests", "tests"),
     ("model", "tests/model"),

@@ -107,7 +107,7 @@ async fn tunnel(
 fn connect_request(call: &Call<'_>) -> Result<Request<()>, Denial> {
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
-    *request.uri_mut() = route::authority(&call.address, call.port)?;
+    *request.uri_mut() = route::authority(call.address, call.port)?;
     // RFC 7239, section 4: addresses with a port are quoted.
     if let Ok(value) = HeaderValue::try_from(format!("for=\"{}\";by=\"{}\"", call.peer, call.local)) {
         request.headers_mut().insert("forwarded", value);
