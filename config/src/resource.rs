@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::document::{self, MAX_BYTES, Node, Path, Position};
 use crate::kinds::scalar::{Name, Namespace, quoted};
 use crate::kinds::{
-    self, AttestationPolicySpec, AuthorizationPolicySpec, PlatformListSpec, ReferenceValuesSpec,
-    TrustDomainSpec, WorkloadIdentitySpec,
+    self, AttestationPolicySpec, AuthorizationPolicySpec, PlatformListSpec, ReferenceValuesSpec, ServiceSpec,
+    TrustDomainSpec, WorkloadEntrySpec, WorkloadIdentitySpec,
 };
 use crate::problem::Problem;
 use crate::schema;
@@ -34,17 +34,21 @@ pub enum Kind {
     ReferenceValues,
     PlatformList,
     AuthorizationPolicy,
+    WorkloadEntry,
+    Service,
 }
 
 impl Kind {
     /// All kinds, in the order in which they are shown and applied.
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 8] = [
         Kind::TrustDomain,
         Kind::ReferenceValues,
         Kind::PlatformList,
         Kind::AttestationPolicy,
         Kind::WorkloadIdentity,
         Kind::AuthorizationPolicy,
+        Kind::WorkloadEntry,
+        Kind::Service,
     ];
 
     /// The name in `kind:`.
@@ -57,10 +61,12 @@ impl Kind {
             Self::ReferenceValues => "ReferenceValues",
             Self::PlatformList => "PlatformList",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::WorkloadEntry => "WorkloadEntry",
+            Self::Service => "Service",
         }
     }
 
-    /// From the name in `kind:`, its lower-case form, plural or short name (`attpol`, `refval`, `platlist`, `authzpol`, `td`, `wid`).
+    /// From the name in `kind:`, its lower-case form, plural or short name (`attpol`, `refval`, `platlist`, `authzpol`, `td`, `wid`, `we`, `svc`).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
@@ -80,6 +86,8 @@ impl Kind {
             Self::ReferenceValues => "referencevalues",
             Self::PlatformList => "platformlists",
             Self::AuthorizationPolicy => "authorizationpolicies",
+            Self::WorkloadEntry => "workloadentries",
+            Self::Service => "services",
         }
     }
 
@@ -93,6 +101,8 @@ impl Kind {
             Self::ReferenceValues => "refval",
             Self::PlatformList => "platlist",
             Self::AuthorizationPolicy => "authzpol",
+            Self::WorkloadEntry => "we",
+            Self::Service => "svc",
         }
     }
 }
@@ -149,6 +159,8 @@ pub enum Resource {
     ReferenceValues(Metadata, ReferenceValuesSpec),
     PlatformList(Metadata, PlatformListSpec),
     AuthorizationPolicy(Metadata, AuthorizationPolicySpec),
+    WorkloadEntry(Metadata, WorkloadEntrySpec),
+    Service(Metadata, ServiceSpec),
 }
 
 impl Resource {
@@ -169,6 +181,8 @@ impl Resource {
             Self::ReferenceValues(..) => Kind::ReferenceValues,
             Self::PlatformList(..) => Kind::PlatformList,
             Self::AuthorizationPolicy(..) => Kind::AuthorizationPolicy,
+            Self::WorkloadEntry(..) => Kind::WorkloadEntry,
+            Self::Service(..) => Kind::Service,
         }
     }
 
@@ -181,7 +195,9 @@ impl Resource {
             | Self::AttestationPolicy(m, _)
             | Self::ReferenceValues(m, _)
             | Self::PlatformList(m, _)
-            | Self::AuthorizationPolicy(m, _) => m,
+            | Self::AuthorizationPolicy(m, _)
+            | Self::WorkloadEntry(m, _)
+            | Self::Service(m, _) => m,
         }
     }
 
@@ -221,6 +237,8 @@ impl Resource {
             Self::ReferenceValues(_, s) => Spec::ReferenceValues(s),
             Self::PlatformList(_, s) => Spec::PlatformList(s),
             Self::AuthorizationPolicy(_, s) => Spec::AuthorizationPolicy(s),
+            Self::WorkloadEntry(_, s) => Spec::WorkloadEntry(s),
+            Self::Service(_, s) => Spec::Service(s),
         };
         Document { api_version: API_VERSION, kind: self.kind(), metadata: self.metadata(), spec }
     }
@@ -249,6 +267,8 @@ enum Spec<'a> {
     ReferenceValues(&'a ReferenceValuesSpec),
     PlatformList(&'a PlatformListSpec),
     AuthorizationPolicy(&'a AuthorizationPolicySpec),
+    WorkloadEntry(&'a WorkloadEntrySpec),
+    Service(&'a ServiceSpec),
 }
 
 /// Sorted keys, no spaces. Does not rely on the order in which a map of the
@@ -375,5 +395,7 @@ fn typed(kind: Kind, node: &Node) -> Result<Resource, serde_json::Error> {
         Kind::ReferenceValues => Resource::ReferenceValues(metadata, serde_json::from_value(spec)?),
         Kind::PlatformList => Resource::PlatformList(metadata, serde_json::from_value(spec)?),
         Kind::AuthorizationPolicy => Resource::AuthorizationPolicy(metadata, serde_json::from_value(spec)?),
+        Kind::WorkloadEntry => Resource::WorkloadEntry(metadata, serde_json::from_value(spec)?),
+        Kind::Service => Resource::Service(metadata, serde_json::from_value(spec)?),
     })
 }

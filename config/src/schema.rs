@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 
 use crate::bootstrap::{ControlPlaneBootstrapSpec, ProxyBootstrapSpec};
 use crate::kinds::{
-    AttestationPolicySpec, AuthorizationPolicySpec, PlatformListSpec, ReferenceValuesSpec, TrustDomainSpec,
-    WorkloadIdentitySpec, scalar,
+    AttestationPolicySpec, AuthorizationPolicySpec, PlatformListSpec, ReferenceValuesSpec, ServiceSpec,
+    TrustDomainSpec, WorkloadEntrySpec, WorkloadIdentitySpec, scalar,
 };
 use crate::resource::{API_VERSION, Kind, Metadata};
 
@@ -47,6 +47,8 @@ static SCHEMAS: LazyLock<BTreeMap<&'static str, Value>> = LazyLock::new(|| {
         document::<Metadata, ReferenceValuesSpec>(Kind::ReferenceValues.name()),
         document::<Metadata, PlatformListSpec>(Kind::PlatformList.name()),
         document::<Metadata, AuthorizationPolicySpec>(Kind::AuthorizationPolicy.name()),
+        document::<Metadata, WorkloadEntrySpec>(Kind::WorkloadEntry.name()),
+        document::<Metadata, ServiceSpec>(Kind::Service.name()),
         document::<(), ProxyBootstrapSpec>(PROXY_BOOTSTRAP),
         document::<(), ControlPlaneBootstrapSpec>(CONTROL_PLANE_BOOTSTRAP),
     ])

@@ -1,5 +1,7 @@
 //! Checks across resources.
 
+mod services;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_evidence::claims::Tee;
@@ -9,6 +11,7 @@ use crate::kinds::assurance::Level;
 use crate::kinds::attestation_policy::Alternative;
 use crate::kinds::scalar::Name;
 use crate::kinds::{Selector, WorkloadIdentitySpec};
+use crate::labels::Labelled;
 use crate::problem::Problem;
 use crate::resource::{Key, Kind, Metadata, ROOT_NAMESPACE, Resource};
 use crate::schema::check::nearest;
@@ -35,6 +38,7 @@ pub fn check_set_at(resources: &[Resource], now: Option<u64>) -> Vec<Problem> {
     set.unused(&mut problems);
     set.expired(now, &mut problems);
     set.selectors(&mut problems);
+    set.services(&mut problems);
     problems
 }
 
@@ -195,7 +199,7 @@ impl<'a> Set<'a> {
     }
 
     fn selectors(&self, problems: &mut Vec<Problem>) {
-        let labels = Labels::new(self.workloads());
+        let labels = Labelled::new(self.workloads().map(|(m, s)| (m.namespace.as_str(), &s.labels, ())));
         let mut known: BTreeMap<_, bool> = BTreeMap::new();
         let granting: BTreeSet<(&str, &str)> = self
             .workloads()
@@ -213,52 +217,13 @@ impl<'a> Set<'a> {
             // Thousands of policies may select by the same labels.
             let mut selects = || {
                 let same = (metadata.namespace.as_str(), &selector.match_labels);
-                *known.entry(same).or_insert_with(|| labels.any(&metadata.namespace, selector))
+                let scope = Some(metadata.namespace.as_str()).filter(|name| *name != ROOT_NAMESPACE);
+                *known.entry(same).or_insert_with(|| labels.selected(scope, selector).next().is_some())
             };
             if !grants && !selects() {
                 let message = "selects no WorkloadIdentity of its namespace: it has no effect on hops";
                 problems.push(error(&resource.key(), "spec.selector", message.to_owned()).as_warning());
             }
         }
-    }
-}
-
-type Workload<'a> = (&'a Metadata, &'a WorkloadIdentitySpec);
-
-/// WorkloadIdentities by namespace and by label: a selector that looks at each
-/// would take minutes where there are thousands of both.
-struct Labels<'a> {
-    all: Vec<Workload<'a>>,
-    by_namespace: BTreeMap<&'a str, Vec<Workload<'a>>>,
-    by_label: BTreeMap<(&'a str, &'a str), Vec<Workload<'a>>>,
-}
-
-impl<'a> Labels<'a> {
-    fn new(workloads: impl Iterator<Item = Workload<'a>>) -> Self {
-        let mut labels =
-            Self { all: workloads.collect(), by_namespace: BTreeMap::new(), by_label: BTreeMap::new() };
-        for workload in &labels.all {
-            labels.by_namespace.entry(&workload.0.namespace).or_default().push(*workload);
-            for (key, value) in &workload.1.labels {
-                labels.by_label.entry((key, value)).or_default().push(*workload);
-            }
-        }
-        labels
-    }
-
-    /// Whether a selector of this namespace selects any.
-    fn any(&self, namespace: &str, selector: &Selector) -> bool {
-        let root = namespace == ROOT_NAMESPACE;
-        let scope = if root { Some(&self.all) } else { self.by_namespace.get(namespace) };
-        let labelled = selector
-            .match_labels
-            .iter()
-            .map(|(key, value)| self.by_label.get(&(key.as_str(), value.as_str())));
-        let lists: Option<Vec<_>> = std::iter::once(scope).chain(labelled).collect();
-        let shortest = lists.and_then(|lists| lists.into_iter().min_by_key(|list| list.len()));
-        shortest.is_some_and(|list| {
-            let mut list = list.iter();
-            list.any(|(m, s)| (root || m.namespace == namespace) && selector.matches(&s.labels))
-        })
     }
 }

@@ -6,6 +6,7 @@ pub mod demand;
 pub mod depend;
 pub mod explain;
 mod judge;
+pub mod service;
 pub mod session;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,6 +23,7 @@ use countersign_ratls::{Bundle, SpiffeId, TrustDomain};
 use self::authorize::CallPolicy;
 use self::compile::{HopPolicy, PlatformLists};
 use self::depend::{Facts, Interned};
+use self::service::Services;
 use self::session::Sessions;
 use crate::kinds::trust_domain::{KeyType as Wanted, TrustDomainSpec};
 use crate::kinds::{Selector, WorkloadIdentitySpec};
@@ -89,6 +91,7 @@ pub struct View {
     identities: Identities,
     /// SPIFFE IDs by `namespace/name` of the WorkloadIdentity.
     workloads: HashMap<String, SpiffeId>,
+    services: Services,
     trust_domain: TrustDomainSpec,
     guards_control_plane: bool,
 }
@@ -289,7 +292,12 @@ fn build(
         previous.map_or_else(|| Arc::new(Sessions::new(SESSION_ENTRIES)), |p| Arc::clone(&p.sessions));
     let workloads = identities
         .iter()
-        .map(|(id, identity)| (format!("{}/{}", identity.key.namespace, identity.key.name), id.clone()));
+        .map(|(id, identity)| (format!("{}/{}", identity.key.namespace, identity.key.name), id.clone()))
+        .collect();
+    let services = match guards_control_plane {
+        true => Services::default(),
+        false => Services::new(&resources, &workloads, previous.map(|p| &p.services), &mut rejected),
+    };
     let interned =
         previous.map_or_else(|| Arc::new(Interned::new(DEPENDENCY_ENTRIES)), |p| Arc::clone(&p.interned));
     let texts: Vec<String> = resources.iter().map(|resource| resource.to_json()).collect();
@@ -317,7 +325,8 @@ fn build(
             .collect(),
         hop_policies,
         call_policies,
-        workloads: workloads.collect(),
+        workloads,
+        services,
         identities,
         trust_domain: trust_domain.map(|(_, spec)| spec).unwrap_or_default(),
         guards_control_plane,

@@ -10,8 +10,10 @@ pub mod authorization_policy;
 pub mod platform_list;
 pub mod reference_values;
 pub mod scalar;
+pub mod service;
 pub mod sev_snp;
 pub mod trust_domain;
+pub mod workload_entry;
 pub mod workload_identity;
 
 use std::collections::BTreeMap;
@@ -23,18 +25,21 @@ pub use attestation_policy::AttestationPolicySpec;
 pub use authorization_policy::AuthorizationPolicySpec;
 pub use platform_list::PlatformListSpec;
 pub use reference_values::ReferenceValuesSpec;
+pub use service::ServiceSpec;
 pub use trust_domain::TrustDomainSpec;
+pub use workload_entry::WorkloadEntrySpec;
 pub use workload_identity::WorkloadIdentitySpec;
 
 use crate::document::Path;
 use crate::resource::Resource;
 
-/// Selects WorkloadIdentities of the same namespace by their labels; a policy
-/// in the namespace `countersign-system` selects in every namespace.
+/// Selects by labels and in the same namespace: a policy WorkloadIdentities, a
+/// Service WorkloadEntries. A policy in the namespace `countersign-system` selects
+/// in every namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Selector {
-    /// All of: labels that `spec.labels` of the WorkloadIdentity must have. Empty selects all.
+    /// All of: labels that `spec.labels` of what is selected must have. Empty selects all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub match_labels: BTreeMap<String, String>,
 }
@@ -75,6 +80,8 @@ pub(crate) fn check(resource: &Resource, report: &mut dyn FnMut(Path, String)) {
         Resource::ReferenceValues(_, s) => s.check(&spec, report),
         Resource::PlatformList(_, s) => s.check(&spec, report),
         Resource::AuthorizationPolicy(_, s) => s.check(&spec, report),
+        Resource::WorkloadEntry(_, s) => s.check(&spec, report),
+        Resource::Service(_, s) => s.check(&spec, report),
     }
 }
 

@@ -32,6 +32,9 @@ pub(crate) fn format_check(format: &str) -> Option<Check> {
         "ip-address" => |t| Ip::parse(t).map(drop),
         "workload-name" => |t| WorkloadName::parse(t).map(drop),
         "file-path" => |t| FilePath::parse(t).map(drop),
+        "dns-name" => |t| Host::parse(t).map(drop),
+        "ip-or-dns-name" => |t| Place::parse(t).map(drop),
+        "locality" => |t| Locality::parse(t).map(drop),
         "platform-id" => |t| PlatformId::parse(t).map(drop),
         "hex-6" => Hex::<6>::check,
         "hex-8" => Hex::<8>::check,
@@ -159,6 +162,9 @@ text!(
     |t| if t.is_empty() || t.contains('\0') { Err("is not a path".to_owned()) } else { Ok(t.into()) },
     |v, f| write!(f, "{}", v.display())
 );
+
+mod place;
+pub use place::{Host, Locality, Place};
 
 impl Duration {
     /// From whole seconds.
