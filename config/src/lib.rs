@@ -16,6 +16,7 @@ pub mod kinds;
 mod labels;
 pub mod place;
 pub mod problem;
+pub mod request;
 pub mod resource;
 pub mod schema;
 pub mod set;
@@ -23,6 +24,7 @@ pub mod view;
 
 pub use guard::Guard;
 pub use problem::Problem;
+pub use request::RequestFacts;
 pub use resource::{Key, Kind, Resource, parse};
 pub use schema::check::nearest;
 pub use view::demand::{Demands, Levels};

@@ -107,6 +107,8 @@ struct Identity {
     granted_by: String,
     /// The policies that select it, found when somebody asks.
     guarding: OnceLock<Box<[usize]>>,
+    /// The policies that say who may call it, likewise.
+    called_under: OnceLock<Box<[usize]>>,
 }
 
 impl Identity {
@@ -440,7 +442,8 @@ fn identities(
             Some(_) => {}
         }
         let labels = spec.labels.clone();
-        identities.insert(id.clone(), Identity { key, labels, granted_by, guarding: OnceLock::new() });
+        let (guarding, called_under) = (OnceLock::new(), OnceLock::new());
+        identities.insert(id.clone(), Identity { key, labels, granted_by, guarding, called_under });
     }
     identities
 }

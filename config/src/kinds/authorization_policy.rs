@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Selector;
 use super::attestation_policy::TeeKind;
-use super::scalar::Pattern;
+use super::scalar::{HostPattern, Method, Namespace, PathPattern, Pattern};
 use crate::document::Path;
 
 /// Which attested identities may call which workload.
@@ -14,6 +14,9 @@ use crate::document::Path;
 /// `Allow` policy permits; else the call is refused. `Audit` policies decide
 /// nothing, what they match is logged. Unlike Istio, a workload that no policy
 /// selects cannot be called.
+///
+/// Where bytes are called that nobody looks at, a rule with `methods`, `paths`,
+/// `hosts` or their opposites allows nothing, and denies by its other fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthorizationPolicySpec {
@@ -81,6 +84,16 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub not_principals: Option<Vec<Pattern>>,
+    /// Any of: the namespace of the caller's WorkloadIdentity. Left out: every
+    /// caller, also one that has none, which is of no namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub namespaces: Option<Vec<Namespace>>,
+    /// None of: the namespace of the caller's WorkloadIdentity. A caller that has
+    /// none is not allowed by this field, and denied by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub not_namespaces: Option<Vec<Namespace>>,
     /// Any of: the kind of TEE that the caller proved. Left out: every kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
@@ -96,6 +109,40 @@ pub struct Operation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1), inner(range(min = 1)))]
     pub ports: Option<Vec<u16>>,
+    /// None of: the port of the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1), inner(range(min = 1)))]
+    pub not_ports: Option<Vec<u16>>,
+    /// Any of: the method of the request, in upper case. Left out: every method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub methods: Option<Vec<Method>>,
+    /// None of: the method of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub not_methods: Option<Vec<Method>>,
+    /// Any of: the path of the request, as in `/v1/info`, `/v1/*` (not `/v1`),
+    /// `*/info` or `*`. Left out: every path. Compared without escapes, after dot
+    /// segments were followed and slashes merged; what servers read differently
+    /// (`%2F`, `%00`, backslashes, semicolons, escaped escapes) is not allowed by
+    /// this field, and denied by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub paths: Option<Vec<PathPattern>>,
+    /// None of: the path of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub not_paths: Option<Vec<PathPattern>>,
+    /// Any of: the host of the request without its port, as in `api.example.com`,
+    /// `*.example.com`, `api.*` or `*`. Upper and lower case are the same. Left
+    /// out: every host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub hosts: Option<Vec<HostPattern>>,
+    /// None of: the host of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub not_hosts: Option<Vec<HostPattern>>,
 }
 
 impl AuthorizationPolicySpec {

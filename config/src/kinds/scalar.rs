@@ -35,6 +35,9 @@ pub(crate) fn format_check(format: &str) -> Option<Check> {
         "dns-name" => |t| Host::parse(t).map(drop),
         "ip-or-dns-name" => |t| Place::parse(t).map(drop),
         "locality" => |t| Locality::parse(t).map(drop),
+        "path-pattern" => |t| PathPattern::parse(t).map(drop),
+        "host-pattern" => |t| HostPattern::parse(t).map(drop),
+        "http-method" => |t| Method::parse(t).map(drop),
         "platform-id" => |t| PlatformId::parse(t).map(drop),
         "hex-6" => Hex::<6>::check,
         "hex-8" => Hex::<8>::check,
@@ -163,7 +166,9 @@ text!(
     |v, f| write!(f, "{}", v.display())
 );
 
+mod pattern;
 mod place;
+pub use pattern::{Glob, HostPattern, Method, PathPattern};
 pub use place::{Host, Locality, Place};
 
 impl Duration {

@@ -7,9 +7,10 @@ use countersign_evidence::policy::Level;
 use countersign_evidence::{Claims, Denial, UnixTime, Verdict, appraise};
 use countersign_ratls::SpiffeId;
 
-use super::authorize::Call;
+use super::authorize::{Asked, Call};
 use super::{Decision, View};
 use crate::kinds::attestation_policy::Mode;
+use crate::request::RequestFacts;
 
 /// Everything that decides about calls of one workload by another.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -85,6 +86,21 @@ impl View {
         known: &Known,
         now: UnixTime,
     ) -> Explanation {
+        self.explain_request(source, destination, port, None, known, now)
+    }
+
+    /// The same of a request, if there is one. Without it, what is said is true of
+    /// bytes; that some request would be allowed is said as well.
+    #[must_use]
+    pub fn explain_request(
+        &self,
+        source: &SpiffeId,
+        destination: &SpiffeId,
+        port: u16,
+        request: Option<&RequestFacts<'_>>,
+        known: &Known,
+        now: UnixTime,
+    ) -> Explanation {
         let tee: Option<Tee> = known.source.as_ref().map(|claims| claims.tee);
         let mut assumptions = Vec::new();
         if tee.is_none() {
@@ -96,13 +112,32 @@ impl View {
         if known.source.is_some() || known.destination.is_some() {
             assumptions.push("the evidence counts as fresh".to_owned());
         }
+        let asking = |asked| {
+            let call = Call { peer: Some(source), namespace: self.namespace_of(source), tee, port, asked };
+            self.decide(&call, destination)
+        };
+        let authorization = match request {
+            Some(request) => asking(Asked::Request(request)),
+            None => {
+                let decision = asking(Asked::Bytes);
+                let some = asking(Asked::Requests);
+                if some.allowed && !decision.allowed {
+                    assumptions.push(format!(
+                        "the answer is that for bytes; where the port serves HTTP, {}: say which with a method, \
+                         a path and a host",
+                        some.rule
+                    ));
+                }
+                decision
+            }
+        };
         Explanation {
             source: source.to_string(),
             destination: destination.to_string(),
             port,
             source_must_prove: self.side(destination, source, known.source.as_ref(), now),
             destination_must_prove: self.side(source, destination, known.destination.as_ref(), now),
-            authorization: self.decide(&Call { peer: Some(source), tee, port }, destination),
+            authorization,
             assumptions,
         }
     }
