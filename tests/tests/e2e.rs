@@ -142,7 +142,6 @@ async fn an_interrupted_demonstration_leaves_no_process_behind() {
         .args(["demo", "-o", "json", "--dir", &named])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
@@ -150,12 +149,14 @@ async fn an_interrupted_demonstration_leaves_no_process_behind() {
         tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(running.stdout.take().unwrap()));
     // All of its processes run by now.
     let answered = async {
+        let mut told = Vec::new();
         while let Some(line) = lines.next_line().await.unwrap() {
             if line.contains("\"answered\"") {
                 return;
             }
+            told.push(line);
         }
-        panic!("it ended early");
+        panic!("it ended early, after {told:?}");
     };
     tokio::time::timeout(LIMIT, answered).await.unwrap();
     assert!(processes_in(&named).len() >= 4, "{:?}", processes_in(&named));

@@ -1,14 +1,14 @@
 //! The processes of the demonstration, and their end.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::Instant;
 
@@ -36,11 +36,26 @@ pub(super) fn sibling(name: &str) -> Result<PathBuf> {
     )))
 }
 
-/// A free port on the loopback interface.
-pub(super) fn free_address() -> Result<SocketAddr> {
-    TcpListener::bind(("127.0.0.1", 0))
-        .and_then(|listener| listener.local_addr())
-        .map_err(|e| Failure::failed(format!("no free port on 127.0.0.1: {e}")))
+/// Ports of the loopback interface that nobody else is given while this lives. Their
+/// sockets are bound and do not listen, so that only who asks for the very port, and
+/// allows that the address is in use, gets it: our processes.
+#[derive(Default)]
+pub(super) struct Reserved(Vec<TcpSocket>);
+
+impl Reserved {
+    /// One more.
+    pub(super) fn address(&mut self) -> Result<SocketAddr> {
+        let reserve = || {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+            Ok((socket.local_addr()?, socket))
+        };
+        let (address, socket) = reserve()
+            .map_err(|e: std::io::Error| Failure::failed(format!("no free port on 127.0.0.1: {e}")))?;
+        self.0.push(socket);
+        Ok(address)
+    }
 }
 
 /// The processes that were started, in the order of their start.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Stage;
-use super::children::{Children, free_address};
+use super::children::{Children, Reserved};
 use super::files::{self, AUDIT, LEDGER, Ports, Software};
 use crate::commands::apply::{key, problem, request};
 use crate::commands::attest::{self, now::Proof};
@@ -51,7 +51,9 @@ pub(super) async fn tell(
     children: &mut Children,
     stage: &mut Stage<'_>,
 ) -> Result<u16> {
-    let ports = ports()?;
+    // Two demonstrations at once do not get in each other's way.
+    let mut reserved = Reserved::default();
+    let ports = ports(&mut reserved)?;
 
     stage.chapter("A vendor of emulated TEEs, and a control plane in a TDX guest of it");
     let roots = vendor(dir, stage)?;
@@ -172,16 +174,18 @@ pub(super) async fn tell(
     Ok(ports.ledger.port())
 }
 
-fn ports() -> Result<Ports> {
-    let three = || Ok::<_, Failure>([free_address()?, free_address()?, free_address()?]);
+fn ports(reserved: &mut Reserved) -> Result<Ports> {
+    let mut address = || reserved.address();
+    let mut three = || Ok::<_, Failure>([address()?, address()?, address()?]);
+    let [control_plane_ops, ledger_ops, audit_ops] = [three()?, three()?, three()?];
     Ok(Ports {
-        control_plane: free_address()?,
-        control_plane_ops: three()?,
-        ledger: free_address()?,
-        ledger_proxy: free_address()?,
-        ledger_ops: three()?,
-        audit_outbound: free_address()?,
-        audit_ops: three()?,
+        control_plane: address()?,
+        control_plane_ops,
+        ledger: address()?,
+        ledger_proxy: address()?,
+        ledger_ops,
+        audit_outbound: address()?,
+        audit_ops,
     })
 }
 
