@@ -29,6 +29,7 @@ pub use resource::{Key, Kind, Resource, parse};
 pub use schema::check::nearest;
 pub use view::demand::{Demands, Levels};
 pub use view::depend::Changes;
+pub use view::route::{RouteDecision, RouteRequest};
 pub use view::service::{Called, Endpoint, Target};
 pub use view::session::{SessionAdmission, SessionEvidence, SessionLog};
 pub use view::{Built, Inputs, View};

@@ -10,6 +10,7 @@ mod path;
 
 use std::borrow::Cow;
 
+pub(crate) use path::decoded;
 pub use path::{Ambiguity, Normal, normalize};
 
 /// What policies know of a request.

@@ -8,16 +8,18 @@ use serde_json::Value;
 use crate::document::{self, MAX_BYTES, Node, Path, Position};
 use crate::kinds::scalar::{Name, Namespace, quoted};
 use crate::kinds::{
-    self, AttestationPolicySpec, AuthorizationPolicySpec, PlatformListSpec, ReferenceValuesSpec, ServiceSpec,
-    TrustDomainSpec, WorkloadEntrySpec, WorkloadIdentitySpec,
+    self, AttestationPolicySpec, AuthorizationPolicySpec, HttpRouteSpec, PlatformListSpec,
+    ReferenceValuesSpec, ServiceSpec, TrustDomainSpec, WorkloadEntrySpec, WorkloadIdentitySpec,
 };
 use crate::problem::Problem;
 use crate::schema;
 
 pub use crate::set::check_set;
 
-/// The one API version.
+/// The API version of our own kinds.
 pub const API_VERSION: &str = "countersign.dev/v1alpha1";
+/// The API version of the kinds that we take from the Gateway API.
+pub const GATEWAY_API_VERSION: &str = "gateway.networking.k8s.io/v1";
 
 /// The namespace of a resource that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -36,11 +38,13 @@ pub enum Kind {
     AuthorizationPolicy,
     WorkloadEntry,
     Service,
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
 }
 
 impl Kind {
     /// All kinds, in the order in which they are shown and applied.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::TrustDomain,
         Kind::ReferenceValues,
         Kind::PlatformList,
@@ -49,6 +53,7 @@ impl Kind {
         Kind::AuthorizationPolicy,
         Kind::WorkloadEntry,
         Kind::Service,
+        Kind::HttpRoute,
     ];
 
     /// The name in `kind:`.
@@ -63,10 +68,20 @@ impl Kind {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::Service => "Service",
+            Self::HttpRoute => "HTTPRoute",
         }
     }
 
-    /// From the name in `kind:`, its lower-case form, plural or short name (`attpol`, `refval`, `platlist`, `authzpol`, `td`, `wid`, `we`, `svc`).
+    /// The `apiVersion:` that belongs to it.
+    #[must_use]
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::HttpRoute => GATEWAY_API_VERSION,
+            _ => API_VERSION,
+        }
+    }
+
+    /// From the name in `kind:`, its lower-case form, plural or short name (`attpol`, `refval`, `platlist`, `authzpol`, `td`, `wid`, `we`, `svc`, `hr`).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
@@ -88,6 +103,7 @@ impl Kind {
             Self::AuthorizationPolicy => "authorizationpolicies",
             Self::WorkloadEntry => "workloadentries",
             Self::Service => "services",
+            Self::HttpRoute => "httproutes",
         }
     }
 
@@ -103,6 +119,7 @@ impl Kind {
             Self::AuthorizationPolicy => "authzpol",
             Self::WorkloadEntry => "we",
             Self::Service => "svc",
+            Self::HttpRoute => "hr",
         }
     }
 }
@@ -161,6 +178,7 @@ pub enum Resource {
     AuthorizationPolicy(Metadata, AuthorizationPolicySpec),
     WorkloadEntry(Metadata, WorkloadEntrySpec),
     Service(Metadata, ServiceSpec),
+    HttpRoute(Metadata, HttpRouteSpec),
 }
 
 impl Resource {
@@ -183,6 +201,7 @@ impl Resource {
             Self::AuthorizationPolicy(..) => Kind::AuthorizationPolicy,
             Self::WorkloadEntry(..) => Kind::WorkloadEntry,
             Self::Service(..) => Kind::Service,
+            Self::HttpRoute(..) => Kind::HttpRoute,
         }
     }
 
@@ -197,7 +216,8 @@ impl Resource {
             | Self::PlatformList(m, _)
             | Self::AuthorizationPolicy(m, _)
             | Self::WorkloadEntry(m, _)
-            | Self::Service(m, _) => m,
+            | Self::Service(m, _)
+            | Self::HttpRoute(m, _) => m,
         }
     }
 
@@ -239,8 +259,10 @@ impl Resource {
             Self::AuthorizationPolicy(_, s) => Spec::AuthorizationPolicy(s),
             Self::WorkloadEntry(_, s) => Spec::WorkloadEntry(s),
             Self::Service(_, s) => Spec::Service(s),
+            Self::HttpRoute(_, s) => Spec::HttpRoute(s),
         };
-        Document { api_version: API_VERSION, kind: self.kind(), metadata: self.metadata(), spec }
+        let kind = self.kind();
+        Document { api_version: kind.api_version(), kind, metadata: self.metadata(), spec }
     }
 
     fn to_value(&self) -> Value {
@@ -269,6 +291,7 @@ enum Spec<'a> {
     AuthorizationPolicy(&'a AuthorizationPolicySpec),
     WorkloadEntry(&'a WorkloadEntrySpec),
     Service(&'a ServiceSpec),
+    HttpRoute(&'a HttpRouteSpec),
 }
 
 /// Sorted keys, no spaces. Does not rely on the order in which a map of the
@@ -397,5 +420,6 @@ fn typed(kind: Kind, node: &Node) -> Result<Resource, serde_json::Error> {
         Kind::AuthorizationPolicy => Resource::AuthorizationPolicy(metadata, serde_json::from_value(spec)?),
         Kind::WorkloadEntry => Resource::WorkloadEntry(metadata, serde_json::from_value(spec)?),
         Kind::Service => Resource::Service(metadata, serde_json::from_value(spec)?),
+        Kind::HttpRoute => Resource::HttpRoute(metadata, serde_json::from_value(spec)?),
     })
 }

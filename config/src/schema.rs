@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 
 use crate::bootstrap::{ControlPlaneBootstrapSpec, ProxyBootstrapSpec};
 use crate::kinds::{
-    AttestationPolicySpec, AuthorizationPolicySpec, PlatformListSpec, ReferenceValuesSpec, ServiceSpec,
-    TrustDomainSpec, WorkloadEntrySpec, WorkloadIdentitySpec, scalar,
+    AttestationPolicySpec, AuthorizationPolicySpec, HttpRouteSpec, PlatformListSpec, ReferenceValuesSpec,
+    ServiceSpec, TrustDomainSpec, WorkloadEntrySpec, WorkloadIdentitySpec, scalar,
 };
 use crate::resource::{API_VERSION, Kind, Metadata};
 
@@ -41,16 +41,17 @@ struct TrustDomainMetadata {
 
 static SCHEMAS: LazyLock<BTreeMap<&'static str, Value>> = LazyLock::new(|| {
     BTreeMap::from([
-        document::<TrustDomainMetadata, TrustDomainSpec>(Kind::TrustDomain.name()),
-        document::<Metadata, WorkloadIdentitySpec>(Kind::WorkloadIdentity.name()),
-        document::<Metadata, AttestationPolicySpec>(Kind::AttestationPolicy.name()),
-        document::<Metadata, ReferenceValuesSpec>(Kind::ReferenceValues.name()),
-        document::<Metadata, PlatformListSpec>(Kind::PlatformList.name()),
-        document::<Metadata, AuthorizationPolicySpec>(Kind::AuthorizationPolicy.name()),
-        document::<Metadata, WorkloadEntrySpec>(Kind::WorkloadEntry.name()),
-        document::<Metadata, ServiceSpec>(Kind::Service.name()),
-        document::<(), ProxyBootstrapSpec>(PROXY_BOOTSTRAP),
-        document::<(), ControlPlaneBootstrapSpec>(CONTROL_PLANE_BOOTSTRAP),
+        resource::<TrustDomainMetadata, TrustDomainSpec>(Kind::TrustDomain),
+        resource::<Metadata, WorkloadIdentitySpec>(Kind::WorkloadIdentity),
+        resource::<Metadata, AttestationPolicySpec>(Kind::AttestationPolicy),
+        resource::<Metadata, ReferenceValuesSpec>(Kind::ReferenceValues),
+        resource::<Metadata, PlatformListSpec>(Kind::PlatformList),
+        resource::<Metadata, AuthorizationPolicySpec>(Kind::AuthorizationPolicy),
+        resource::<Metadata, WorkloadEntrySpec>(Kind::WorkloadEntry),
+        resource::<Metadata, ServiceSpec>(Kind::Service),
+        resource::<Metadata, HttpRouteSpec>(Kind::HttpRoute),
+        document::<(), ProxyBootstrapSpec>(PROXY_BOOTSTRAP, API_VERSION),
+        document::<(), ControlPlaneBootstrapSpec>(CONTROL_PLANE_BOOTSTRAP, API_VERSION),
     ])
 });
 
@@ -64,12 +65,19 @@ pub(crate) fn of(kind: &str) -> Option<&'static Value> {
     SCHEMAS.get(kind)
 }
 
-fn document<M: JsonSchema, S: JsonSchema>(kind: &'static str) -> (&'static str, Value) {
+fn resource<M: JsonSchema, S: JsonSchema>(kind: Kind) -> (&'static str, Value) {
+    document::<M, S>(kind.name(), kind.api_version())
+}
+
+fn document<M: JsonSchema, S: JsonSchema>(
+    kind: &'static str,
+    api_version: &'static str,
+) -> (&'static str, Value) {
     let mut generator: SchemaGenerator = SchemaSettings::draft2020_12().into_generator();
     let spec = generator.subschema_for::<S>();
     let description = S::json_schema(&mut generator).get("description").cloned();
     let mut properties = Map::from_iter([
-        ("apiVersion".to_owned(), json!({ "const": API_VERSION })),
+        ("apiVersion".to_owned(), json!({ "const": api_version })),
         ("kind".to_owned(), json!({ "const": kind })),
         ("spec".to_owned(), spec.into()),
     ]);

@@ -1,5 +1,6 @@
 //! Checks across resources.
 
+mod routes;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,7 @@ pub fn check_set_at(resources: &[Resource], now: Option<u64>) -> Vec<Problem> {
     set.expired(now, &mut problems);
     set.selectors(&mut problems);
     set.services(&mut problems);
+    set.routes(&mut problems);
     problems
 }
 

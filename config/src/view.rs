@@ -6,6 +6,7 @@ pub mod demand;
 pub mod depend;
 pub mod explain;
 mod judge;
+pub mod route;
 pub mod service;
 pub mod session;
 

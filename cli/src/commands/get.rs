@@ -28,7 +28,8 @@ enum Form {
   countersign get refval ledger-2026-11 -n payments -o yaml
   countersign get wid --all-namespaces -o json
 
-Kinds may be written in full, as a plural or short: td, wid, attpol, refval, authzpol.")]
+Kinds may be written in full, as a plural or short: td, wid, attpol, refval,
+platlist, authzpol, we, svc, hr.")]
 pub(crate) struct Args {
     /// The kind, in any of its spellings
     #[arg(value_parser = Kinds)]
@@ -179,7 +180,8 @@ pub(crate) fn state(status: &proto::ItemStatus) -> String {
 fn summary(value: &Value) -> String {
     let spec = value.get("spec").unwrap_or(&Value::Null);
     let text = |key: &str| spec.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
-    let count = |key: &str| spec.get(key).and_then(Value::as_array).map_or(0, Vec::len);
+    let list = |key: &str| spec.get(key).and_then(Value::as_array).into_iter().flatten();
+    let count = |key: &str| list(key).count();
     match value.get("kind").and_then(Value::as_str) {
         Some("AttestationPolicy") => {
             let tees: Vec<_> = spec
@@ -200,8 +202,30 @@ fn summary(value: &Value) -> String {
             let action = text("action");
             format!("{}, {} rules", if action.is_empty() { "Allow" } else { &action }, count("rules"))
         }
+        Some("WorkloadEntry") => {
+            let port = spec.get("proxyPort").and_then(Value::as_u64).unwrap_or(15_008);
+            format!("{} at {}, proxy port {port}", text("workload"), text("address"))
+        }
+        Some("Service") => {
+            let texts = |key: &str| list(key).filter_map(Value::as_str).map(str::to_owned);
+            let names: Vec<String> = texts("hosts").chain(texts("addresses")).collect();
+            let ports: Vec<String> = list("ports").map(port).collect();
+            format!("{} port {}", names.join(" "), ports.join(", ")).trim_start().to_owned()
+        }
+        Some("HTTPRoute") => {
+            let parents = list("parentRefs").filter_map(|parent| parent.get("name")?.as_str());
+            format!("of {}, {} rules", parents.collect::<Vec<_>>().join(", "), count("rules"))
+        }
         _ => String::new(),
     }
+}
+
+/// A port of a Service: `443 to 8443 HTTP2`.
+fn port(port: &Value) -> String {
+    let number = |key: &str| port.get(key).and_then(Value::as_u64);
+    let target = number("targetPort").map(|target| format!(" to {target}")).unwrap_or_default();
+    let protocol = port.get("appProtocol").and_then(Value::as_str).map(|p| format!(" {p}"));
+    format!("{}{target}{}", number("port").unwrap_or_default(), protocol.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ mod alternative;
 pub mod assurance;
 pub mod attestation_policy;
 pub mod authorization_policy;
+pub mod gateway;
+pub mod http_route;
 pub mod platform_list;
 pub mod reference_values;
 pub mod scalar;
@@ -23,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use attestation_policy::AttestationPolicySpec;
 pub use authorization_policy::AuthorizationPolicySpec;
+pub use http_route::HttpRouteSpec;
 pub use platform_list::PlatformListSpec;
 pub use reference_values::ReferenceValuesSpec;
 pub use service::ServiceSpec;
@@ -82,6 +85,7 @@ pub(crate) fn check(resource: &Resource, report: &mut dyn FnMut(Path, String)) {
         Resource::AuthorizationPolicy(_, s) => s.check(&spec, report),
         Resource::WorkloadEntry(_, s) => s.check(&spec, report),
         Resource::Service(_, s) => s.check(&spec, report),
+        Resource::HttpRoute(m, s) => s.check(&m.namespace, &spec, report),
     }
 }
 

@@ -38,6 +38,10 @@ pub(crate) fn format_check(format: &str) -> Option<Check> {
         "path-pattern" => |t| PathPattern::parse(t).map(drop),
         "host-pattern" => |t| HostPattern::parse(t).map(drop),
         "http-method" => |t| Method::parse(t).map(drop),
+        "route-hostname" => |t| Hostname::parse(t).map(drop),
+        "route-path" => |t| RoutePath::parse(t).map(drop),
+        "header-name" => |t| HeaderName::parse(t).map(drop),
+        "header-value" => |t| HeaderValue::parse(t).map(drop),
         "platform-id" => |t| PlatformId::parse(t).map(drop),
         "hex-6" => Hex::<6>::check,
         "hex-8" => Hex::<8>::check,
@@ -168,8 +172,10 @@ text!(
 
 mod pattern;
 mod place;
+mod route;
 pub use pattern::{Glob, HostPattern, Method, PathPattern};
 pub use place::{Host, Locality, Place};
+pub use route::{HeaderName, HeaderValue, Hostname, RoutePath};
 
 impl Duration {
     /// From whole seconds.

@@ -140,11 +140,7 @@ impl Segment {
         let mut bytes = text.bytes();
         while let Some(byte) = bytes.next() {
             if byte == b'%' {
-                let digit = |b: Option<u8>| char::from(b?).to_digit(16).and_then(|d| u8::try_from(d).ok());
-                let (Some(high), Some(low)) = (digit(bytes.next()), digit(bytes.next())) else {
-                    return Err(Ambiguity::BadEscape);
-                };
-                let byte = high << 4 | low;
+                let byte = escaped(&mut bytes).ok_or(Ambiguity::BadEscape)?;
                 if byte == b'/' {
                     return Err(Ambiguity::EscapedSlash);
                 }
@@ -171,6 +167,22 @@ impl Segment {
         let meaning = String::from_utf8(meaning).map_err(|_| Ambiguity::NotUtf8)?;
         Ok(Self { sent, meaning })
     }
+}
+
+/// A text without its escapes; `None` when one is damaged or hides no text.
+pub(crate) fn decoded(text: &str) -> Option<String> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        plain.push(if byte == b'%' { escaped(&mut bytes)? } else { byte });
+    }
+    String::from_utf8(plain).ok()
+}
+
+/// The byte behind a `%`.
+fn escaped(bytes: &mut std::str::Bytes<'_>) -> Option<u8> {
+    let mut digit = || char::from(bytes.next()?).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    Some(digit()? << 4 | digit()?)
 }
 
 /// What servers take for something else, escaped or not.

@@ -68,6 +68,10 @@ impl<'a> Checker<'a> {
 
     fn node(&mut self, node: &Node, schema: &'a Json, path: &Path) {
         let schema = self.resolve(schema);
+        if schema.get("x-countersign-unsupported").is_some() {
+            let message = "is a field of the Gateway API that is not supported: remove it";
+            return self.report(node.at, path, message, None);
+        }
         let alternatives = ["oneOf", "anyOf"].iter().find_map(|k| schema.get(k).and_then(Json::as_array));
         if let Some(alternatives) = alternatives {
             return self.alternatives(node, alternatives, path);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use countersign_ratls::SpiffeId;
 
+use super::route::{self, Routes};
 use super::{Rejected, View};
 use crate::kinds::scalar::Locality;
 use crate::kinds::service::{AppProtocol, Claim};
@@ -57,6 +58,10 @@ pub struct Called {
     /// Who answers: none with weight 0, in the order of their names. Can be empty.
     /// One, if the target was the address of a WorkloadEntry.
     pub endpoints: Arc<[Endpoint]>,
+    /// Where its requests go instead, if there are routes: see
+    /// [`match_request`](Called::match_request). Who was called by the address of a
+    /// WorkloadEntry is not routed elsewhere.
+    pub routes: Option<Arc<Routes>>,
 }
 
 /// Who answers: a WorkloadEntry.
@@ -82,6 +87,8 @@ pub(super) struct Services {
     /// Who may answer at the address of a proxy.
     proxies: HashMap<String, Vec<SpiffeId>>,
     all: BTreeMap<(Key, u16), Arc<Called>>,
+    /// The same without routes, as routes lead to them.
+    plain: BTreeMap<(Key, u16), Arc<Called>>,
 }
 
 impl View {
@@ -150,6 +157,24 @@ impl Services {
         self.by_address.get(&SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 
+    /// Lets a Service be called by what it claims.
+    fn claim(&mut self, key: &Key, spec: &ServiceSpec, disputed: &BTreeSet<Claim>) {
+        for (_, claim) in spec.claims().filter(|(_, claim)| !disputed.contains(claim)) {
+            let of = |port: u16| self.all.get(&(key.clone(), port)).map(Arc::clone);
+            match claim {
+                Claim::Host(host) => {
+                    let ports = spec.ports.iter().filter_map(|p| Some((p.port, of(p.port)?))).collect();
+                    self.by_host.insert(host, ports);
+                }
+                Claim::Address(address) => {
+                    if let Some(called) = of(address.port()) {
+                        self.by_address.insert(address, called);
+                    }
+                }
+            }
+        }
+    }
+
     /// All Services of these resources, which are in the order of their keys.
     pub(super) fn new(
         resources: &[Arc<Resource>],
@@ -179,7 +204,7 @@ impl Services {
         let mut added = HashSet::new();
         // Services that select by the same labels share the list.
         let mut lists: HashMap<_, Arc<[Endpoint]>> = HashMap::new();
-        for (key, spec) in services {
+        for (key, spec) in &services {
             let selected = || labels.selected(Some(&key.namespace), &spec.selector);
             let endpoints = lists
                 .entry((key.namespace.clone(), &spec.selector.match_labels))
@@ -191,26 +216,29 @@ impl Services {
                     target_port: port.target(),
                     protocol: port.app_protocol,
                     endpoints: Arc::clone(endpoints),
+                    routes: None,
                 };
                 if added.insert((key.namespace.clone(), &spec.selector.match_labels, port.target())) {
                     selected().for_each(|entry| alone.add(entry, &called));
                 }
                 let name = (key.clone(), port.port);
-                let known = previous.and_then(|p| p.all.get(&name));
-                let called = shared(called, known);
-                made.all.insert(name, Arc::clone(&called));
-                for (_, claim) in spec.claims().filter(|(_, claim)| !disputed.contains(claim)) {
-                    match claim {
-                        Claim::Host(host) => {
-                            made.by_host.entry(host).or_default().insert(port.port, Arc::clone(&called));
-                        }
-                        Claim::Address(address) if address.port() == port.port => {
-                            made.by_address.insert(address, Arc::clone(&called));
-                        }
-                        Claim::Address(_) => {}
-                    }
-                }
+                let known = previous.and_then(|p| p.plain.get(&name));
+                made.plain.insert(name, shared(called, known));
             }
+        }
+        let mut routes = route::attached(resources, &made.plain, rejected);
+        for (name, plain) in &made.plain {
+            let called = match routes.remove(name) {
+                None => Arc::clone(plain),
+                Some(routes) => {
+                    let called = Called { routes: Some(Arc::new(routes)), ..Called::clone(plain) };
+                    shared(called, previous.and_then(|p| p.all.get(name)))
+                }
+            };
+            made.all.insert(name.clone(), called);
+        }
+        for (key, spec) in services {
+            made.claim(&key, spec, &disputed);
         }
         alone.join(&mut made, &disputed, previous);
         made
