@@ -72,7 +72,11 @@ where
     let _place = place.inspect_err(|denial| ctx.metrics.denied(denial, role))?;
     ctx.metrics.admitted(&admission, role);
     let attests = agreed.alpn == ALPN_MESH;
-    let session = if attests { Some(session(agreed, role, &credentials, presented, ctx)?) } else { None };
+    let session = match attests {
+        true => Some(session(agreed, role, &credentials, presented, ctx)),
+        false => None,
+    };
+    let session = session.transpose().inspect_err(|denial| ctx.metrics.denied(denial, role))?;
     let new = NewHop {
         role,
         me: credentials.me.clone(),
@@ -159,7 +163,9 @@ async fn consent<S>(hop: &Hop, mut stream: S, ctx: &Context) -> Result<Rest<S>, 
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    hop.reattest(&hop.admission(), ctx)?;
+    // Its certificate was admitted, and counted as that; its connection is not.
+    let enough = hop.reattest(&hop.admission(), ctx);
+    enough.inspect_err(|denial| ctx.metrics.denied(denial, hop.role))?;
     let mut first = BytesMut::with_capacity(64);
     if hop.role == Role::Client {
         return Ok(beyond(hop, first, stream));
