@@ -136,18 +136,14 @@ impl Mesh {
         let (identity, _) = attested(authority, own.as_ref(), SERVER)?;
         let ctx = &self.server.ctx;
         let guard = Guard::new(server.clone(), Arc::clone(&ctx.view), 1024);
-        ctx.credentials.send_replace(Some(Arc::new(Credentials::new(
-            identity,
-            Arc::new(guard),
-            &ctx.clock,
-        )?)));
+        ctx.credentials.send_replace(Some(Arc::new(Credentials::new(identity, Arc::new(guard), ctx)?)));
         let mut opening = JoinSet::new();
         for n in 0..self.size.hops {
             let id = peer(n, self.size);
             let (identity, _) = attested(authority, own.as_ref(), &id)?;
             let (near, far) = (Arc::clone(&self.server.ctx), Arc::clone(&self.client.ctx));
             let guard = Guard::new(SpiffeId::parse(&id)?, Arc::clone(&far.view), 1);
-            let credentials = Arc::new(Credentials::new(identity, Arc::new(guard), &far.clock)?);
+            let credentials = Arc::new(Credentials::new(identity, Arc::new(guard), &far)?);
             let (server, turn) = (server.clone(), Arc::clone(&turns).acquire_owned().await?);
             opening.spawn(async move {
                 let (a, b) = tokio::io::duplex(16 << 10);

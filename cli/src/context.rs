@@ -205,7 +205,12 @@ impl Client {
 
     /// What the control plane knows of itself and every proxy.
     pub(crate) async fn status(&mut self) -> Result<proto::StatusResponse> {
-        Ok(self.inner.status(proto::StatusRequest {}).await.map_err(|status| refused(&status))?.into_inner())
+        Ok(self
+            .inner
+            .status(proto::StatusRequest { refusals: true })
+            .await
+            .map_err(|status| refused(&status))?
+            .into_inner())
     }
 
     /// Applies all documents or none.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::document::{self, MAX_BYTES, Node, Path, Position};
 use crate::kinds::scalar::{Name, Namespace, quoted};
 use crate::kinds::{
-    self, AttestationPolicySpec, AuthorizationPolicySpec, GrpcRouteSpec, HttpRouteSpec, PlatformListSpec,
+    self, AttestationPolicySpec, AuthorizationPolicySpec, HttpRouteSpec, PlatformListSpec,
     ReferenceValuesSpec, ServiceSpec, TrustDomainSpec, WorkloadEntrySpec, WorkloadIdentitySpec,
 };
 use crate::problem::Problem;
@@ -40,13 +40,11 @@ pub enum Kind {
     Service,
     #[serde(rename = "HTTPRoute")]
     HttpRoute,
-    #[serde(rename = "GRPCRoute")]
-    GrpcRoute,
 }
 
 impl Kind {
     /// All kinds, in the order in which they are shown and applied.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 9] = [
         Kind::TrustDomain,
         Kind::ReferenceValues,
         Kind::PlatformList,
@@ -56,7 +54,6 @@ impl Kind {
         Kind::WorkloadEntry,
         Kind::Service,
         Kind::HttpRoute,
-        Kind::GrpcRoute,
     ];
 
     /// The name in `kind:`.
@@ -72,7 +69,6 @@ impl Kind {
             Self::WorkloadEntry => "WorkloadEntry",
             Self::Service => "Service",
             Self::HttpRoute => "HTTPRoute",
-            Self::GrpcRoute => "GRPCRoute",
         }
     }
 
@@ -80,12 +76,12 @@ impl Kind {
     #[must_use]
     pub const fn api_version(self) -> &'static str {
         match self {
-            Self::HttpRoute | Self::GrpcRoute => GATEWAY_API_VERSION,
+            Self::HttpRoute => GATEWAY_API_VERSION,
             _ => API_VERSION,
         }
     }
 
-    /// From the name in `kind:`, its lower-case form, plural or short name (`attpol`, `refval`, `platlist`, `authzpol`, `td`, `wid`, `we`, `svc`, `hr`, `gr`).
+    /// From the name in `kind:`, its lower-case form, plural or short name (`attpol`, `refval`, `platlist`, `authzpol`, `td`, `wid`, `we`, `svc`, `hr`).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
@@ -108,7 +104,6 @@ impl Kind {
             Self::WorkloadEntry => "workloadentries",
             Self::Service => "services",
             Self::HttpRoute => "httproutes",
-            Self::GrpcRoute => "grpcroutes",
         }
     }
 
@@ -125,7 +120,6 @@ impl Kind {
             Self::WorkloadEntry => "we",
             Self::Service => "svc",
             Self::HttpRoute => "hr",
-            Self::GrpcRoute => "gr",
         }
     }
 }
@@ -185,7 +179,6 @@ pub enum Resource {
     WorkloadEntry(Metadata, WorkloadEntrySpec),
     Service(Metadata, ServiceSpec),
     HttpRoute(Metadata, HttpRouteSpec),
-    GrpcRoute(Metadata, GrpcRouteSpec),
 }
 
 impl Resource {
@@ -209,7 +202,6 @@ impl Resource {
             Self::WorkloadEntry(..) => Kind::WorkloadEntry,
             Self::Service(..) => Kind::Service,
             Self::HttpRoute(..) => Kind::HttpRoute,
-            Self::GrpcRoute(..) => Kind::GrpcRoute,
         }
     }
 
@@ -225,8 +217,7 @@ impl Resource {
             | Self::AuthorizationPolicy(m, _)
             | Self::WorkloadEntry(m, _)
             | Self::Service(m, _)
-            | Self::HttpRoute(m, _)
-            | Self::GrpcRoute(m, _) => m,
+            | Self::HttpRoute(m, _) => m,
         }
     }
 
@@ -269,7 +260,6 @@ impl Resource {
             Self::WorkloadEntry(_, s) => Spec::WorkloadEntry(s),
             Self::Service(_, s) => Spec::Service(s),
             Self::HttpRoute(_, s) => Spec::HttpRoute(s),
-            Self::GrpcRoute(_, s) => Spec::GrpcRoute(s),
         };
         let kind = self.kind();
         Document { api_version: kind.api_version(), kind, metadata: self.metadata(), spec }
@@ -302,7 +292,6 @@ enum Spec<'a> {
     WorkloadEntry(&'a WorkloadEntrySpec),
     Service(&'a ServiceSpec),
     HttpRoute(&'a HttpRouteSpec),
-    GrpcRoute(&'a GrpcRouteSpec),
 }
 
 /// Sorted keys, no spaces. Does not rely on the order in which a map of the
@@ -432,6 +421,5 @@ fn typed(kind: Kind, node: &Node) -> Result<Resource, serde_json::Error> {
         Kind::WorkloadEntry => Resource::WorkloadEntry(metadata, serde_json::from_value(spec)?),
         Kind::Service => Resource::Service(metadata, serde_json::from_value(spec)?),
         Kind::HttpRoute => Resource::HttpRoute(metadata, serde_json::from_value(spec)?),
-        Kind::GrpcRoute => Resource::GrpcRoute(metadata, serde_json::from_value(spec)?),
     })
 }

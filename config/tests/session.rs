@@ -377,5 +377,5 @@ fn a_machine_that_is_not_on_the_list_is_refused() {
     );
     let denial = judge(&dangling.view, &admission, TdxSpec::default(), &binder(1), 60, 61).unwrap_err();
     assert_eq!(denial.reason, Reason::PlatformNotAllowed);
-    assert!(denial.to_string().contains("there is no PlatformList payments/ours"), "{denial}");
+    assert!(denial.to_string().contains("PlatformList payments/ours, which does not exist"), "{denial}");
 }

@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::cut::Cut;
 use crate::metrics::Metrics;
 use crate::status::{Name, Proxies, news};
-use crate::watchers::{RENEW_AFTER, Watchers, Wish};
+use crate::watchers::{RENEW_AFTER, Watchers, What, Wish};
 
 /// A proxy must say Hello within this time.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -163,7 +163,7 @@ impl Driver {
                 wish = self.wishes.recv() => {
                     // An error says that some were missed.
                     if let Ok(wish) = wish && wish.proxies.contains(self.proxy()) {
-                        self.session.attest(proto::Attest { peer: wish.peer.clone() });
+                        self.grant(&wish.what);
                     }
                 }
                 message = self.inbound.message() => match message? {
@@ -194,7 +194,14 @@ impl Driver {
                     self.shared.metrics.converged(took);
                 }
             }
-            Heard::Attested(attestation) => self.tell(true, Some(attestation)),
+            Heard::Attested(attestation) => {
+                if let Some((name, connection)) = &self.entry
+                    && attestation.with_refusals
+                {
+                    self.shared.proxies.told(name, *connection, &attestation.refusals);
+                }
+                self.tell(true, Some(attestation));
+            }
         }
         Ok(())
     }
@@ -229,6 +236,19 @@ impl Driver {
         } else if self.asked.is_none_or(|asked| asked.elapsed() >= RENEW_AFTER) {
             self.session.watch(Watchers::question(self.shared.proxies.connected_now()));
             self.asked = Some(Instant::now());
+        }
+    }
+
+    fn grant(&mut self, wish: &What) {
+        match wish {
+            What::Prove(peer) => self.session.attest(proto::Attest { peer: peer.clone() }),
+            // Where somebody watches anyhow, the question goes on in place of his.
+            What::Tell(once) if self.asked.is_some() => {
+                let lasting = Watchers::question(self.shared.proxies.connected_now());
+                let (hops, refusals) = (once.hops.max(lasting.hops), once.refusals);
+                self.session.watch(proto::Watch { hops, refusals, ..lasting });
+            }
+            What::Tell(once) => self.session.watch(*once),
         }
     }
 

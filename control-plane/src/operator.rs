@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_config::problem::Severity;
-use countersign_config::view::explain::Known;
 use countersign_config::{Key, Kind, Problem};
 use countersign_evidence::Reason;
-use countersign_evidence::policy::Mode;
 use countersign_ratls::SpiffeId;
 use countersign_wire::proto::operator_server::Operator;
 use countersign_wire::{proto, refusal};
@@ -21,17 +19,21 @@ use crate::authority::Keys;
 use crate::caller::{Caller, Class};
 use crate::clock::Clock;
 use crate::cut::Cut;
-use crate::explain::{Found, offered, presence, step};
 use crate::metrics::Metrics;
 use crate::platforms::Platforms;
 use crate::ready::Ready;
 use crate::resources::{self, Resources};
 use crate::status::Proxies;
 use crate::store::StoreError;
-use crate::watchers::{Told, Watchers, Wish};
+use crate::watchers::{Told, Watchers, What, Wish};
 
 /// How long a change waits for the generation that has it.
 const CUT_WITHIN: Duration = Duration::from_secs(2);
+/// How long proxies may take to tell what an operator asks.
+pub(crate) const TELL_WITHIN: Duration = Duration::from_secs(1);
+/// Among so many is one of somebody who proved who he is, if there is any: proxies
+/// tell of those first.
+const LATEST_REFUSALS: u32 = 1;
 /// The most files of a call, or names.
 const MAX_FILES: usize = 1000;
 
@@ -89,7 +91,7 @@ impl Operator for OperatorService {
         let asked = self.0.proxies.present(0).into_iter().filter(|p| p.reports && proxies.contains(&p.proxy));
         let asked: Vec<_> = asked.map(|proxy| proxy.proxy).collect();
         tracing::info!(operator, peer, proxies = asked.len(), "an operator asks for proofs");
-        self.0.watchers.wish(Wish { proxies, peer });
+        self.0.watchers.wish(Wish { proxies, what: What::Prove(peer) });
         Ok(Response::new(proto::AttestNowResponse { asked }))
     }
 
@@ -192,6 +194,10 @@ impl Operator for OperatorService {
         request: Request<proto::StatusRequest>,
     ) -> Result<Response<proto::StatusResponse>, Status> {
         operator(&request)?;
+        if request.into_inner().refusals {
+            // What they tell is kept with what is known of them.
+            self.0.watchers.ask(self.0.proxies.telling(), (0, LATEST_REFUSALS), TELL_WITHIN).await?;
+        }
         Ok(Response::new(self.0.status()))
     }
 
@@ -200,7 +206,7 @@ impl Operator for OperatorService {
         request: Request<proto::ExplainRequest>,
     ) -> Result<Response<proto::ExplainResponse>, Status> {
         operator(&request)?;
-        self.0.explain(&request.into_inner()).map(Response::new)
+        self.0.explain(&request.into_inner()).await.map(Response::new)
     }
 
     async fn platforms(
@@ -315,67 +321,6 @@ impl Shared {
             ca_not_after: self.keys.not_after,
         }
     }
-
-    #[allow(clippy::result_large_err, reason = "tonic's own type")]
-    pub(crate) fn explain(&self, wanted: &proto::ExplainRequest) -> Result<proto::ExplainResponse, Status> {
-        let cut = Arc::clone(&self.cuts.borrow());
-        let view = Arc::clone(&cut.view);
-        let port = u16::try_from(wanted.port)
-            .map_err(|_| refusal::with_reason(Reason::BadRequest, format!("{} is no port", wanted.port)))?;
-        let now = self.clock.now();
-        let resolve = |what: &str| {
-            let found = self.proxies.find(what, cut.snapshot.generation());
-            let of_proxy = found.as_ref().and_then(|(_, admission)| admission.presented.id.clone());
-            let id = of_proxy.or_else(|| view.workload(what).cloned()).or_else(|| SpiffeId::parse(what).ok());
-            let missing = || {
-                let hint = view.workload_like(what).map(|like| format!("; did you mean {like}?"));
-                let text = format!(
-                    "{what:?} is no SPIFFE ID, no proxy and no WorkloadIdentity namespace/name{}",
-                    hint.unwrap_or_default()
-                );
-                refusal::with_reason(Reason::BadRequest, text)
-            };
-            Ok::<_, Status>((id.ok_or_else(missing)?, found))
-        };
-        let (source, source_proxy) = resolve(&wanted.source)?;
-        let (destination, destination_proxy) = resolve(&wanted.destination)?;
-        let mut steps = vec![
-            presence("source", &source, &source_proxy),
-            presence("destination", &destination, &destination_proxy),
-        ];
-        let mut judge = |title: &str, me: &SpiffeId, peer: &Option<Found>| {
-            let Some((_, admission)) = peer else { return };
-            let step = match view.judge_hop(me, admission.presented.clone(), now) {
-                Ok(admission) => step(title, true, admitted(me, &admission), &admission.verdicts),
-                Err(denial) => step(title, false, denial.to_string(), &denial),
-            };
-            steps.push(step);
-        };
-        judge("source proves itself to destination", &destination, &source_proxy);
-        judge("destination proves itself to source", &source, &destination_proxy);
-        steps.extend(destination_proxy.as_ref().and_then(|(proxy, _)| offered(proxy, port)));
-        let claims =
-            |found: &Option<Found>| found.as_ref().and_then(|(_, admission)| admission.claims.clone());
-        let known = Known { source: claims(&source_proxy), destination: claims(&destination_proxy) };
-        let explanation = view.explain(&source, &destination, port, &known, now);
-        let decision = &explanation.authorization;
-        let (ok, text) = (decision.allowed, decision.rule.clone());
-        steps.push(step("authorization", ok, text, &explanation));
-        let allowed = steps.iter().all(|step| step.ok);
-        Ok(proto::ExplainResponse { allowed, steps, generation: view.generation })
-    }
-}
-
-/// Who admits, and who only takes down that it would not have.
-fn admitted(me: &SpiffeId, admission: &countersign_ratls::Admission) -> String {
-    let enforced = admission.verdicts.iter().filter(|verdict| verdict.mode == Mode::Enforce);
-    let policies: Vec<String> = enforced.map(|verdict| verdict.policy.to_string()).collect();
-    let by = if policies.is_empty() { "its SPIFFE ID alone".to_owned() } else { policies.join(", ") };
-    let audited = admission.audited.iter().map(|denial| {
-        let policy = denial.policy.as_ref().map_or_else(|| "a policy".to_owned(), ToString::to_string);
-        format!("\nmode Audit: {policy} would refuse it: {}", denial.reason)
-    });
-    format!("admitted by {me}: {by}{}", audited.collect::<String>())
 }
 
 /// The operator's ID, if the caller is one.

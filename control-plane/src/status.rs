@@ -1,6 +1,6 @@
 //! What is known about each proxy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,6 +39,8 @@ pub(crate) struct Record {
     namesake: Option<Instant>,
     /// Why it is not admitted any more.
     refused: Option<String>,
+    /// Whom it refused last, or who refused it.
+    last_refusal: Option<proto::Refusal>,
     /// When it was first seen, by the clock of durations.
     since: Instant,
     /// The last generation that it came to use, or had when it was first seen.
@@ -150,6 +152,7 @@ impl Record {
             generation_seen: self.status.ahead.unwrap_or_default(),
             offers: self.peer.offers.clone(),
             namesake: self.namesake.is_some_and(|seen| seen.elapsed() < NAMESAKE_FOR),
+            last_refusal: self.last_refusal.clone(),
         }
     }
 }
@@ -173,6 +176,7 @@ impl Proxies {
         inner.connections += 1;
         let connection = inner.connections;
         let known = inner.records.get(&name).map(|record| (record.since, record.converged));
+        let last_refusal = inner.records.get(&name).and_then(|record| record.last_refusal.clone());
         let (since, converged) = known.unwrap_or_else(|| (Instant::now(), peer.generation));
         let status = Status::default();
         let record = Record {
@@ -185,6 +189,7 @@ impl Proxies {
             last_seen: now,
             namesake: None,
             refused: None,
+            last_refusal,
             since,
             converged,
         };
@@ -198,6 +203,15 @@ impl Proxies {
         if let Some(record) = self.lock().records.get_mut(name).filter(|r| r.connection == connection) {
             record.status.clone_from(status);
             record.last_seen = now;
+        }
+    }
+
+    /// A connection tells of whom its proxy refused, the newest first.
+    pub(crate) fn told(&self, name: &Name, connection: u64, refusals: &[proto::Refusal]) {
+        // Nobody but who has proved who he is gets his name shown to everybody.
+        let Some(last) = refusals.iter().find(|refusal| refusal.proved) else { return };
+        if let Some(record) = self.lock().records.get_mut(name).filter(|r| r.connection == connection) {
+            record.last_refusal = Some(last.clone());
         }
     }
 
@@ -269,6 +283,21 @@ impl Proxies {
     /// Looks at all records.
     pub(crate) fn each<T>(&self, look: impl FnMut(&Record) -> T) -> Vec<T> {
         self.lock().records.values().map(look).collect()
+    }
+
+    /// The proxies of this identity that are connected, the last seen first, at most `most`.
+    pub(crate) fn of(&self, id: &str, generation: u64, most: usize) -> Vec<proto::ProxyStatus> {
+        let inner = self.lock();
+        let mut records: Vec<_> = inner.records.values().filter(|r| r.connected && r.id() == id).collect();
+        records.sort_by_key(|record| std::cmp::Reverse(record.last_seen));
+        records.into_iter().take(most).map(|record| record.to_proto(generation)).collect()
+    }
+
+    /// Those who tell what their hops prove and whom they refuse, by workload and name.
+    pub(crate) fn telling(&self) -> BTreeSet<(String, String)> {
+        let telling = |record: &&Record| record.connected && record.peer.reports;
+        let name = |record: &Record| (record.peer.workload.clone(), record.peer.proxy.clone());
+        self.lock().records.values().filter(telling).map(name).collect()
     }
 
     /// A proxy as it is when `generation` is the newest, and its admission; by SPIFFE ID,

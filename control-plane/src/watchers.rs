@@ -20,6 +20,8 @@ use tonic::Status;
 const EVERY: u32 = 2;
 /// For how long it tells when it is asked once, seconds.
 const LEASE: u32 = 12;
+/// The same when nobody goes on watching: one answer.
+const ONCE: u32 = 1;
 /// When it is asked again.
 pub(crate) const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// The most hops that all proxies tell of at a time, as far as each may tell of some.
@@ -33,20 +35,29 @@ const MAX_WATCHERS: usize = 64;
 /// Wishes for proofs that a session may be behind.
 const WISHES: usize = 16;
 
-/// An operator's wish that peers of these proxies prove themselves at once.
+/// What an operator wants of these proxies, by name.
 #[derive(Debug)]
 pub(crate) struct Wish {
     /// Names of proxies.
     pub(crate) proxies: BTreeSet<String>,
-    /// SPIFFE ID; empty for all.
-    pub(crate) peer: String,
+    /// What.
+    pub(crate) what: What,
+}
+
+/// What an operator may want.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// That this peer (SPIFFE ID), or with an empty one all, prove themselves at once.
+    Prove(String),
+    /// That they tell of themselves, once and at once.
+    Tell(proto::Watch),
 }
 
 /// What a watcher reads.
 pub(crate) type Told = Pin<Box<dyn Stream<Item = Result<proto::ProxyAttestation, Status>> + Send>>;
 /// Workload and name of a proxy.
-type Name = (String, String);
-type News = Arc<proto::ProxyAttestation>;
+pub(crate) type Name = (String, String);
+pub(crate) type News = Arc<proto::ProxyAttestation>;
 
 /// The watchers of this control plane.
 #[derive(Debug)]
@@ -68,6 +79,8 @@ struct Mailboxes {
 struct Mailbox {
     /// Names of proxies; all when it is empty.
     wanted: BTreeSet<String>,
+    /// On whose account proxies are asked again and again.
+    asking: bool,
     unread: Mutex<Unread>,
     arrived: Notify,
 }
@@ -115,7 +128,44 @@ impl Watchers {
     pub(crate) fn question(proxies: usize) -> proto::Watch {
         let hops = (HOPS / proxies.max(1)).clamp(FEWEST_HOPS, MAX_REPORTED_HOPS);
         let hops = u32::try_from(hops).unwrap_or(u32::MAX);
-        proto::Watch { every_seconds: EVERY, for_seconds: LEASE, hops }
+        proto::Watch { every_seconds: EVERY, for_seconds: LEASE, hops, refusals: 0 }
+    }
+
+    /// What these proxies tell of themselves now, as far as they do so in time.
+    pub(crate) async fn ask(
+        self: &Arc<Self>,
+        proxies: BTreeSet<Name>,
+        (hops, refusals): (u32, u32),
+        within: Duration,
+    ) -> Result<Vec<News>, Status> {
+        let mut silent = proxies;
+        if silent.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: BTreeSet<String> = silent.iter().map(|(_, name)| name.clone()).collect();
+        let mailbox = Mailbox { asking: false, ..Mailbox::new(names.iter().cloned(), Instant::now()) };
+        let watcher = self.enter(mailbox)?;
+        let question = proto::Watch { every_seconds: EVERY, for_seconds: ONCE, hops, refusals };
+        self.wish(Wish { proxies: names, what: What::Tell(question) });
+        let mut told = Vec::new();
+        let listening = async {
+            while !silent.is_empty()
+                && let Some(news) = watcher.next().await?
+            {
+                // One that goes tells nothing more; what others asked for is no answer.
+                let answers = news.attestation.as_ref().is_some_and(|told| told.with_refusals);
+                if (news.connected && !answers) || !silent.remove(&name(&news)) {
+                    continue;
+                }
+                if answers {
+                    told.push(news);
+                }
+            }
+            Ok::<_, Status>(())
+        };
+        // Whoever has not told by then is not waited for.
+        tokio::time::timeout(within, listening).await.unwrap_or(Ok(()))?;
+        Ok(told)
     }
 
     /// Passes a wish on to the sessions.
@@ -148,30 +198,32 @@ impl Watchers {
         now: Instant,
         known: impl FnOnce() -> Vec<proto::ProxyAttestation>,
     ) -> Result<Told, Status> {
-        let mailbox = Arc::new(Mailbox::new(wanted, now));
-        let number = {
-            let mut mailboxes = lock(&self.mailboxes);
-            if mailboxes.by_number.len() >= MAX_WATCHERS {
-                let why = format!("{MAX_WATCHERS} watch already: end one, or try again later");
-                return Err(refusal::with_reason(Reason::Overloaded, why));
-            }
-            mailboxes.joined += 1;
-            let number = mailboxes.joined;
-            mailboxes.by_number.insert(number, Arc::clone(&mailbox));
-            self.counted(&mailboxes);
-            number
-        };
-        let watcher = Watcher { number, mailbox, watchers: Arc::clone(self) };
+        let watcher = self.enter(Mailbox::new(wanted, now))?;
         watcher.mailbox.begin(known());
         Ok(Box::pin(futures_util::stream::unfold(Some(watcher), |watcher| async {
             let watcher = watcher?;
             match watcher.next().await {
-                Ok(Some(news)) => Some((Ok(news), Some(watcher))),
+                Ok(Some(news)) => Some((Ok(Arc::unwrap_or_clone(news)), Some(watcher))),
                 Ok(None) => None,
                 // The reason is the last thing that it hears.
                 Err(status) => Some((Err(status), None)),
             }
         })))
+    }
+
+    fn enter(self: &Arc<Self>, mailbox: Mailbox) -> Result<Watcher, Status> {
+        let mailbox = Arc::new(mailbox);
+        let mut mailboxes = lock(&self.mailboxes);
+        if mailboxes.by_number.len() >= MAX_WATCHERS {
+            let why = format!("{MAX_WATCHERS} watch already: end one, or try again later");
+            return Err(refusal::with_reason(Reason::Overloaded, why));
+        }
+        mailboxes.joined += 1;
+        let number = mailboxes.joined;
+        mailboxes.by_number.insert(number, Arc::clone(&mailbox));
+        self.counted(&mailboxes);
+        drop(mailboxes);
+        Ok(Watcher { number, mailbox, watchers: Arc::clone(self) })
     }
 
     /// Ends all of it.
@@ -186,15 +238,20 @@ impl Watchers {
     }
 
     fn counted(&self, mailboxes: &Mailboxes) {
-        let now = mailboxes.by_number.len();
+        let now = mailboxes.by_number.values().filter(|mailbox| mailbox.asking).count();
         self.count.send_if_modified(|count| std::mem::replace(count, now) != now);
     }
 }
 
 impl Mailbox {
-    fn new(wanted: Vec<String>, now: Instant) -> Self {
+    fn new(wanted: impl IntoIterator<Item = String>, now: Instant) -> Self {
         let unread = Unread { names: VecDeque::new(), newest: BTreeMap::new(), since: now, dropped: false };
-        Self { wanted: wanted.into_iter().collect(), unread: Mutex::new(unread), arrived: Notify::new() }
+        Self {
+            wanted: wanted.into_iter().collect(),
+            asking: true,
+            unread: Mutex::new(unread),
+            arrived: Notify::new(),
+        }
     }
 
     fn wants(&self, news: &proto::ProxyAttestation) -> bool {
@@ -251,10 +308,10 @@ impl Unread {
 
 impl Watcher {
     /// `None` when the control plane ends.
-    async fn next(&self) -> Result<Option<proto::ProxyAttestation>, Status> {
+    async fn next(&self) -> Result<Option<News>, Status> {
         loop {
             if let Some(news) = self.mailbox.take(Instant::now())? {
-                return Ok(Some(Arc::unwrap_or_clone(news)));
+                return Ok(Some(news));
             }
             tokio::select! {
                 biased;
@@ -342,6 +399,37 @@ mod tests {
         let ended = told.next().await.unwrap().unwrap_err();
         assert_eq!(refusal::reason(&ended), Some(Reason::Overloaded));
         assert!(told.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_question_is_answered_by_those_who_answer_it_in_time() {
+        let watchers = Arc::new(Watchers::new());
+        let (mut wishes, count) = (watchers.wishes(), watchers.count());
+        let asked: BTreeSet<Name> = ["a", "b", "c"].map(|name| (String::new(), name.to_owned())).into();
+        let question = tokio::spawn({
+            let watchers = Arc::clone(&watchers);
+            async move { watchers.ask(asked, (9, 7), Duration::MAX).await }
+        });
+        let wish = wishes.recv().await.unwrap();
+        let What::Tell(question_of) = &wish.what else { panic!("{wish:?}") };
+        assert_eq!((question_of.hops, question_of.refusals, wish.proxies.len()), (9, 7, 3));
+        assert_eq!(*count.borrow(), 0, "nobody is asked again on its account");
+        let told = |proxy: &str, with_refusals| proto::ProxyAttestation {
+            attestation: Some(proto::Attestation { with_refusals, ..Default::default() }),
+            ..news(proxy, true)
+        };
+        let now = Instant::now();
+        // What somebody else asked for does not count; `b` goes away.
+        for told in [told("a", false), told("a", true), news("b", false), told("c", true)] {
+            watchers.tell(told, now);
+            tokio::task::yield_now().await;
+        }
+        let answers = question.await.unwrap().unwrap();
+        assert_eq!(answers.iter().map(|news| news.proxy.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+        assert!(watchers.ask(BTreeSet::new(), (9, 7), Duration::MAX).await.unwrap().is_empty());
+        // Whoever says nothing is not waited for.
+        let silent = [(String::new(), "d".to_owned())].into();
+        assert!(watchers.ask(silent, (9, 7), Duration::ZERO).await.unwrap().is_empty());
     }
 
     #[test]

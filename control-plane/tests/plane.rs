@@ -69,7 +69,8 @@ async fn policy_goes_from_the_operator_to_the_proxy_and_its_answer_back() {
     assert_eq!(sidecar.next().await.unwrap().generation(), second);
     assert_eq!(sidecar.arrived, ["resource/ReferenceValues/demo/demo"]);
 
-    let status = plane.operator().await.status(proto::StatusRequest {}).await.unwrap().into_inner();
+    let status =
+        plane.operator().await.status(proto::StatusRequest { refusals: false }).await.unwrap().into_inner();
     let [known] = status.proxies.as_slice() else { panic!("{status:?}") };
     assert_eq!((known.name.as_str(), known.spiffe_id.as_str()), ("sidecar", "spiffe://demo.example/client"));
     assert_eq!((known.tee.as_str(), known.emulated, known.connected), ("tdx", true, true));
@@ -210,7 +211,8 @@ async fn each_class_of_caller_has_its_services_and_no_others() {
         assert_eq!(reason(&refused.err().unwrap()), Reason::AuthorizationDenied);
     }
     for channel in [plane.bootstrap().await, plane.connect(&workload).await.unwrap()] {
-        let refused = OperatorClient::new(channel).status(proto::StatusRequest {}).await.unwrap_err();
+        let refused =
+            OperatorClient::new(channel).status(proto::StatusRequest { refusals: false }).await.unwrap_err();
         assert_eq!(reason(&refused), Reason::AuthorizationDenied);
     }
     let channel = plane.connect(&operator).await.unwrap();

@@ -76,9 +76,12 @@ async fn proxies_tell_while_somebody_watches() {
 
     let hop =
         proto::HopAttestation { hop: 7, level: "L2".into(), state: "open".into(), ..Default::default() };
-    proxy.sent.send(Subscription::attestation(1, vec![hop.clone()])).await.unwrap();
+    proxy.sent.send(Subscription::attestation(1, vec![hop.clone()], None)).await.unwrap();
     let second = news(&mut told).await;
-    assert_eq!(second.attestation, Some(proto::Attestation { total: 1, hops: vec![hop] }));
+    assert_eq!(
+        second.attestation,
+        Some(proto::Attestation { total: 1, hops: vec![hop], ..Default::default() })
+    );
 
     // One that does not want to hear of it does not; one that comes is asked, and one that goes is told.
     let mut other = watch(&mut operator, &["another"]).await;
@@ -130,7 +133,7 @@ async fn a_report_that_nobody_asked_for_ends_the_stream_and_only_operators_watch
     let plane = world.start().await;
     plane.apply(&world.resources()).await;
     let mut proxy = sidecar(&world, &plane).await;
-    proxy.sent.send(Subscription::attestation(0, Vec::new())).await.unwrap();
+    proxy.sent.send(Subscription::attestation(0, Vec::new(), None)).await.unwrap();
     let ended = proxy.next().await.unwrap_err();
     assert_eq!(refusal::reason(&ended), Some(Reason::BadRequest));
 
@@ -152,7 +155,7 @@ async fn two_proxies_of_one_name_are_told_from_one_that_comes_back() {
     let mut operator = plane.operator().await;
     let mut look = async || {
         plane.handle.tick();
-        let status = operator.status(proto::StatusRequest {}).await.unwrap().into_inner();
+        let status = operator.status(proto::StatusRequest { refusals: false }).await.unwrap().into_inner();
         (status.proxies[0].connected, status.proxies[0].namesake)
     };
     drop(first);

@@ -25,6 +25,7 @@ use crate::gate::Crowd;
 use crate::live::Live;
 use crate::observe::attestation::Measured;
 use crate::observe::metrics::Metrics;
+use crate::observe::refused::Refused;
 use crate::ops::{self, LogLevel};
 use crate::pool::{Destination, Keeper, Pool};
 use crate::readiness::{Need, Readiness};
@@ -190,12 +191,14 @@ fn context(
     let nothing =
         Inputs { generation: 0, resources: Vec::new(), bundles: Vec::new(), collateral: Vec::new() };
     let view = View::build(nothing, &mut Marks::default(), clock.now()).view;
+    let view = Arc::new(ArcSwap::from_pointee(view));
     // A connection has two sockets at most: the workload's, and a share of a hop.
     let drain = Drain::default();
     let connections = countersign_net::descriptors().saturating_sub(RESERVED) / 2;
     Context {
         clock,
-        view: Arc::new(ArcSwap::from_pointee(view)),
+        refused: Arc::new(Refused::new(Arc::clone(&view))),
+        view,
         credentials: watch::Sender::new(None),
         live: Arc::new(Live::default()),
         crowd: Crowd::default(),

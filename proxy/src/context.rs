@@ -12,7 +12,7 @@ use countersign_quoting::Quoter;
 use countersign_ratls::identity::Identity;
 use countersign_ratls::peer::{Admission, Judge};
 use countersign_ratls::session::Random;
-use countersign_ratls::throttle::Throttle;
+use countersign_ratls::throttle::{Say, Throttle};
 use countersign_ratls::tls::{ALPN_MESH, Acceptor, Connector, Profile};
 use countersign_ratls::{IdPattern, SpiffeId};
 use prometheus::IntGauge;
@@ -25,6 +25,7 @@ use crate::drain::Drain;
 use crate::gate::Crowd;
 use crate::live::Live;
 use crate::observe::metrics::Metrics;
+use crate::observe::refused::{Peer, Refused};
 use crate::readiness::{Need, Readiness};
 use crate::verdict::Witness;
 
@@ -43,16 +44,18 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// From an identity and a judge.
+    /// From an identity and a judge, whose refusals are taken down.
     ///
     /// # Errors
     /// When the identity has no SPIFFE ID or its key cannot be used.
-    pub fn new(identity: Identity, judge: Arc<dyn Judge>, clock: &Clock) -> Result<Self, Finding> {
+    pub fn new(identity: Identity, judge: Arc<dyn Judge>, ctx: &Context) -> Result<Self, Finding> {
         let Some(me) = identity.id.clone() else {
             return Err(Finding::new(Reason::SvidInvalid, "our certificate", "a SPIFFE ID", "none"));
         };
-        let profile = Profile { alpn: vec![ALPN_MESH.to_vec()], require_pq: false, clock: clock.provider() };
-        let witness: Arc<dyn Judge> = Arc::new(Witness::new(Arc::clone(&judge), me.clone()));
+        let profile =
+            Profile { alpn: vec![ALPN_MESH.to_vec()], require_pq: false, clock: ctx.clock.provider() };
+        let witness = Witness::new(Arc::clone(&judge), me.clone(), Arc::clone(&ctx.refused));
+        let witness: Arc<dyn Judge> = Arc::new(witness);
         let acceptor = Acceptor::new(&identity, Arc::clone(&witness), &profile)?;
         // Those to peers are made from it: it knows nobody but us.
         let connector = Connector::new(&identity, witness, IdPattern::parse(me.as_str())?, &profile)?;
@@ -93,6 +96,8 @@ pub struct Context {
     pub connections: Arc<Semaphore>,
     /// The addresses on which we listen ourselves.
     pub own: Vec<SocketAddr>,
+    /// Whom we refused lately, and who refused us.
+    pub refused: Arc<Refused>,
     /// What strangers may make us log.
     pub throttle: Throttle,
     /// What peers with a certificate that was admitted may make us log by not
@@ -120,6 +125,11 @@ impl Context {
     pub fn credentials(&self) -> Result<Arc<Credentials>, Denial> {
         self.clock.check()?;
         self.credentials.borrow().clone().ok_or_else(not_ready)
+    }
+
+    /// Takes down that a peer was refused, or refused us. Answers what to log of it.
+    pub(crate) fn refused(&self, peer: Peer<'_>, denial: &Denial) -> Say {
+        self.refused.note(peer, denial, self.clock.seconds())
     }
 
     /// Every metric, those included that are only known when somebody asks.

@@ -69,14 +69,19 @@ where
         return Err(Finding::new(Reason::SelfConnection, "peer's key", expected, "our own").into());
     }
     let place = ctx.crowd.enter(presented, ctx);
-    let _place = place.inspect_err(|denial| ctx.metrics.denied(denial, role))?;
-    ctx.metrics.admitted(&admission, role);
     let attests = agreed.alpn == ALPN_MESH;
-    let session = match attests {
-        true => Some(session(agreed, role, &credentials, presented, ctx)),
-        false => None,
+    let session = if attests { Some(session(agreed, role, &credentials, presented, ctx)?) } else { None };
+    let _place = match place {
+        Ok(place) => place,
+        Err(denial) => {
+            ctx.metrics.denied(&denial, role);
+            if let Some(session) = session {
+                turn_away(&session, stream, &denial, ctx).await;
+            }
+            return Err(denial);
+        }
     };
-    let session = session.transpose().inspect_err(|denial| ctx.metrics.denied(denial, role))?;
+    ctx.metrics.admitted(&admission, role);
     let new = NewHop {
         role,
         me: credentials.me.clone(),
@@ -151,6 +156,16 @@ where
     Ok(beyond(hop, left.rest, carrier.into_inner()))
 }
 
+/// Who does not even get a place before the gate is told why, in our first flight:
+/// else its operator reads of a connection that ended, and of no reason.
+async fn turn_away<S>(session: &Session, stream: S, denial: &Denial, ctx: &Context)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    session.turn_away(denial.clone(), ctx.clock.moment());
+    drive::last_words(session, &mut Raw::new(stream), LAST_WORDS).await;
+}
+
 /// The stream behind the gate, of which `ahead` was read already.
 fn beyond<S>(hop: &Hop, ahead: BytesMut, stream: S) -> Rest<S> {
     Rest::new(ahead, stream, Arc::clone(&hop.outlet), Frames::of(hop.role))
@@ -163,9 +178,7 @@ async fn consent<S>(hop: &Hop, mut stream: S, ctx: &Context) -> Result<Rest<S>, 
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    // Its certificate was admitted, and counted as that; its connection is not.
-    let enough = hop.reattest(&hop.admission(), ctx);
-    enough.inspect_err(|denial| ctx.metrics.denied(denial, hop.role))?;
+    hop.reattest(&hop.admission(), ctx)?;
     let mut first = BytesMut::with_capacity(64);
     if hop.role == Role::Client {
         return Ok(beyond(hop, first, stream));

@@ -8,6 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use countersign_config::bootstrap::Inbound;
 use countersign_evidence::{Denial, Finding, Reason};
+use countersign_ratls::SpiffeId;
+use countersign_ratls::peer::Role;
+use countersign_ratls::throttle::Say;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -21,6 +24,7 @@ use crate::hop::REASON_HEADER;
 use crate::listener::{self, Accepted};
 use crate::live::draining;
 use crate::observe::access::Record;
+use crate::observe::refused::{Peer, Stage};
 use crate::policy::Permitted;
 use crate::session::carrier::StreamOne;
 use crate::session::drive;
@@ -91,23 +95,42 @@ type Stream = gate::Rest<tokio_rustls::server::TlsStream<countersign_net::Severa
 async fn appraise(accepted: Accepted, ctx: &Context) -> Option<(Appraised, Stream)> {
     let peer = accepted.peer;
     let shaken = handshake::accept(accepted, ctx).await.inspect_err(|denial| {
-        if let Some(line) = ctx.throttle.line(ctx.clock.seconds()) {
-            tracing::info!(
-                peer.address = %peer, reason = %denial.reason, %denial, line.suppressed, "hop refused"
-            );
+        match ctx.refused.stranger(peer.ip(), denial, ctx.clock.seconds()) {
+            Say::Nothing => {}
+            Say::Again { times, seconds } => tracing::info!(
+                peer.address = %peer, reason = %denial.reason, "hop refused again, {times} times in {seconds} s"
+            ),
+            Say::InFull => {
+                let Some(line) = ctx.throttle.line(ctx.clock.seconds()) else { return };
+                tracing::info!(
+                    peer.address = %peer, reason = %denial.reason, %denial, line.suppressed, "hop refused"
+                );
+            }
         }
     });
     let shaken = shaken.ok()?;
+    let id = shaken.admission.presented.id.clone();
     let passed = async { verdict::admit(gate::pass(shaken, ctx).await?, ctx) }.await;
-    let passed = passed.inspect_err(|denial: &Denial| {
-        if let Some(line) = ctx.unproven.line(ctx.clock.seconds()) {
+    passed.inspect_err(|denial| unproven(peer, id.as_ref(), denial, ctx)).ok()
+}
+
+/// A peer whose certificate was admitted did not prove itself, or refuses us.
+fn unproven(address: SocketAddr, id: Option<&SpiffeId>, denial: &Denial, ctx: &Context) {
+    let peer = id.map_or("unknown", SpiffeId::as_str);
+    match ctx.refused(Peer::proved(Role::Client, id, Stage::Gate), denial) {
+        Say::Nothing => {}
+        Say::Again { times, seconds } => tracing::warn!(
+            target: "gate", reason = %denial.reason, peer, peer.address = %address,
+            "hop refused again, {times} times in {seconds} s"
+        ),
+        Say::InFull => {
+            let Some(line) = ctx.unproven.line(ctx.clock.seconds()) else { return };
             tracing::warn!(
-                target: "gate", reason = %denial.reason, peer.address = %peer, %denial, line.suppressed,
-                "hop refused"
+                target: "gate", reason = %denial.reason, peer, peer.address = %address, %denial,
+                line.suppressed, "hop refused"
             );
         }
-    });
-    passed.ok()
+    }
 }
 
 /// A hop inside of HTTP/2.
@@ -262,13 +285,7 @@ async fn one_stream(
             }
         }
         Err(denial) => {
-            // A peer that was admitted can ask as often as it likes, too.
-            if let Some(line) = ctx.refusals.line(ctx.clock.seconds()) {
-                tracing::warn!(
-                    target: "access", hop = hop.id, reason = %denial.reason, line.suppressed,
-                    "stream refused\n{}", hop.explained(&denial)
-                );
-            }
+            stream_refused(&hop, &denial, &ctx);
             if denial.reason == Reason::Draining && !ctx.drain.begun() {
                 // Only this hop takes no more: the caller tries another one.
                 respond.send_reset(h2::Reason::REFUSED_STREAM);
@@ -280,6 +297,25 @@ async fn one_stream(
         }
     };
     record.finish(result);
+}
+
+/// A peer that was admitted can ask as often as it likes, too.
+fn stream_refused(hop: &Appraised, denial: &Denial, ctx: &Context) {
+    let id = hop.admission().presented.id.clone();
+    match ctx.refused(Peer::proved(hop.role, id.as_ref(), Stage::Stream), denial) {
+        Say::Nothing => {}
+        Say::Again { times, seconds } => tracing::warn!(
+            target: "access", hop = hop.id, reason = %denial.reason, peer = hop.peer(),
+            "stream refused again, {times} times in {seconds} s"
+        ),
+        Say::InFull => {
+            let Some(line) = ctx.refusals.line(ctx.clock.seconds()) else { return };
+            tracing::warn!(
+                target: "access", hop = hop.id, reason = %denial.reason, line.suppressed,
+                "stream refused\n{}", hop.explained(denial)
+            );
+        }
+    }
 }
 
 /// Authorizes first, then connects: a caller without permission learns nothing

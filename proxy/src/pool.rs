@@ -15,6 +15,8 @@ use bytes::Bytes;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_net::Severable;
 use countersign_ratls::SpiffeId;
+use countersign_ratls::peer::Role;
+use countersign_ratls::throttle::Say;
 use h2::client::SendRequest;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +27,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::context::{Context, Credentials};
 use crate::live::{Cause, draining};
+use crate::observe::refused::{Echo, Peer, Stage};
 use crate::session::drive;
 use crate::verdict::Appraised;
 use crate::{gate, handshake, hop, rounds, route, verdict};
@@ -116,7 +119,16 @@ impl Pool {
         let hops = Arc::clone(&pool.hops);
         (
             pool,
-            Keeper { destination, ctx, hops, requests, drivers: JoinSet::new(), failed: None, failures: 0 },
+            Keeper {
+                destination,
+                ctx,
+                hops,
+                requests,
+                drivers: JoinSet::new(),
+                failed: None,
+                failures: 0,
+                told: Echo::default(),
+            },
         )
     }
 
@@ -171,6 +183,8 @@ pub(crate) struct Keeper {
     drivers: JoinSet<u64>,
     failed: Option<Failure>,
     failures: u32,
+    /// What was said of there being no hop.
+    told: Echo,
 }
 
 #[derive(Debug)]
@@ -254,6 +268,7 @@ impl Keeper {
             Ok((pooled, driver)) => {
                 self.failed = None;
                 self.failures = 0;
+                self.told.forget();
                 // Whoever waited longest has this hop even if it is not fit for
                 // others, so that each dial serves somebody.
                 let pooled = Arc::new(pooled);
@@ -265,16 +280,28 @@ impl Keeper {
                 }
             }
             Err(denial) => {
-                tracing::warn!(
-                    destination = %self.destination.to, address = self.destination.address,
-                    reason = %denial.reason, %denial, "no hop"
-                );
+                self.no_hop(&denial);
                 let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
                 self.failures = self.failures.saturating_add(1);
                 refuse_all(waiting, &denial);
                 let generation = self.ctx.view.load().generation;
                 self.failed = Some(Failure { denial, until: Instant::now() + pause, generation });
             }
+        }
+    }
+
+    /// Says why there is no hop, and of the same reason again how often.
+    fn no_hop(&mut self, denial: &Denial) {
+        match self.told.say(denial, self.ctx.clock.seconds()) {
+            Say::Nothing => {}
+            Say::Again { times, seconds } => tracing::warn!(
+                destination = %self.destination.to, address = self.destination.address,
+                reason = %denial.reason, "no hop again, {times} times in {seconds} s"
+            ),
+            Say::InFull => tracing::warn!(
+                destination = %self.destination.to, address = self.destination.address,
+                reason = %denial.reason, %denial, "no hop"
+            ),
         }
     }
 
@@ -322,8 +349,11 @@ async fn dial(destination: Destination, ctx: Arc<Context>) -> Dialled {
     let credentials = credentials(&ctx).await?;
     let (socket, address) = connect(&destination.address, &ctx).await?;
     let shaken = handshake::connect(socket, address, &destination.to, Arc::clone(&credentials), &ctx).await?;
-    let attested = gate::pass(shaken, &ctx).await?;
-    let (appraised, stream) = verdict::admit(attested, &ctx)?;
+    let attested = async { verdict::admit(gate::pass(shaken, &ctx).await?, &ctx) }.await;
+    let (appraised, stream) = attested.inspect_err(|denial| {
+        // Whoever keeps the destination logs it.
+        let _ = ctx.refused(Peer::proved(Role::Server, Some(&destination.to), Stage::Gate), denial);
+    })?;
     let limit = ctx.limits.handshake_timeout;
     let handshake = drive::meanwhile(&appraised, hop::client().handshake::<_, Bytes>(stream), &ctx);
     let done = timeout(limit, handshake).await.map_err(|_| late("HTTP/2", limit))?;

@@ -384,6 +384,10 @@ impl Hop {
         }
         let cause = if by_peer { "peer" } else { wire.code() };
         ctx.metrics.attestation.drained(cause);
+        if wire != WireReason::Unavailable {
+            // Whoever goes away refuses nobody.
+            self.note_refusal(&denial, by_peer, ctx);
+        }
         tracing::warn!(hop = self.id, cause, ?grace, "live hop drains\n{}", self.explained(&denial));
         // The machine says it once.
         let _ = session.draining.set(Draining { denial, by_peer, until });
@@ -402,6 +406,10 @@ impl Hop {
         if inner.endpoint.state().peer.in_round && (timeout || distrust && !counted) {
             let result = if timeout { "timeout" } else { "reject" };
             ctx.metrics.attestation.round(self.role, result, denial.reason.code());
+        }
+        // Before the gate it is taken down where the connection ends.
+        if inner.open && wire != WireReason::Unavailable {
+            self.note_refusal(&denial, by_peer, ctx);
         }
         if distrust {
             ctx.crowd.distrust(self.admission().presented.spki_sha256, &denial, ctx);
@@ -425,6 +433,19 @@ impl Session {
     /// What to write, all of it.
     fn take_out(&self) -> BytesMut {
         std::mem::take(&mut self.lock().out)
+    }
+
+    /// Ends what has not begun: what there is to say of it waits to be written.
+    pub(crate) fn turn_away(&self, denial: Denial, now: Moment) {
+        let mut inner = self.lock();
+        inner.endpoint.drain(denial, now);
+        loop {
+            match inner.endpoint.poll(now) {
+                Action::Send(bytes) => inner.out.extend_from_slice(&bytes),
+                Action::Cut(_) | Action::Wait(_) => return,
+                _ => {}
+            }
+        }
     }
 
     fn take_quote(&self) -> Option<QuoteRequest> {

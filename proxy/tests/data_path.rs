@@ -128,7 +128,6 @@ async fn each_refusal_of_a_request_has_its_status_and_reason() {
 async fn a_workload_that_does_not_listen_is_503() {
     let mut pair = Pair::at("L1", World::new(), |_| {}).await;
     let (elsewhere, _) = support::workload().await;
-    // The pair keeps the port: nobody else listens on it.
     drop(std::mem::replace(&mut pair.workload, elsewhere));
     let mut hop = Raw::connect(&pair).await;
     let (status, headers) = hop.ask(Method::CONNECT, &format!("ledger:{}", pair.port)).await;
@@ -296,7 +295,7 @@ async fn a_view_that_comes_between_a_verdict_and_its_hop_cuts_it() {
         ctx: Arc::clone(ctx),
         next: Mutex::new(Some(pair.world.view(2, &Policy { mr_td: 0xaa, ..pair.policy() }))),
     };
-    let credentials = Credentials::new(identity, Arc::new(judge), &ctx.clock).unwrap();
+    let credentials = Credentials::new(identity, Arc::new(judge), ctx).unwrap();
     ctx.credentials.send_replace(Some(Arc::new(credentials)));
     // The handshake was admitted by a view that is gone: no sweep has seen this hop.
     let mut app = TcpStream::connect(pair.web.addresses.outbound[0]).await.unwrap();
@@ -333,7 +332,7 @@ async fn a_peer_with_other_measurements_gets_no_hop_and_the_application_a_reset(
     let pair = Pair::build(world, |_| {}).await;
     let guard = Arc::new(Guard::new(identity.id.clone().unwrap(), Arc::clone(&pair.web.ctx.view), 8));
     let ctx = &pair.web.ctx;
-    let credentials = countersign_proxy::context::Credentials::new(identity, guard, &ctx.clock).unwrap();
+    let credentials = countersign_proxy::context::Credentials::new(identity, guard, ctx).unwrap();
     ctx.credentials.send_replace(Some(Arc::new(credentials)));
     let mut app = TcpStream::connect(pair.web.addresses.outbound[0]).await.unwrap();
     // What the application sends first must not arrive anywhere; it may not even be taken.

@@ -145,14 +145,24 @@ async fn an_admitted_peer_cannot_fill_the_log_with_refusals() {
     let (lines, _captured) = Lines::capture();
     let pair = Pair::at("L1", World::new(), |_| {}).await;
     let mut hop = Raw::connect(&pair).await;
-    for _ in 0..100 {
-        hop.ask(Method::CONNECT, "ledger:1").await;
+    for port in 1..=100 {
+        hop.ask(Method::CONNECT, &format!("ledger:{port}")).await;
     }
     assert_eq!(lines.with("stream refused").len(), 20, "in one second");
     pair.world.advance(1);
     hop.ask(Method::CONNECT, "ledger:1").await;
     assert_eq!(lines.with("stream refused").len(), 21);
     assert_eq!(lines.with("line.suppressed=80").len(), 1);
+    // The same again is told once, and then how often it happened.
+    for _ in 0..50 {
+        hop.ask(Method::CONNECT, "ledger:1").await;
+    }
+    pair.world.advance(10);
+    hop.ask(Method::CONNECT, "ledger:1").await;
+    assert_eq!(lines.with("stream refused").len(), 22);
+    assert_eq!(lines.with("stream refused again, 51 times in 10 s").len(), 1);
+    let refusals = pair.ledger.ctx.refused.all();
+    assert_eq!((refusals.len(), refusals[0].times), (1, 152), "{refusals:?}");
     // What strangers may make us log is counted apart.
     assert!(pair.ledger.ctx.throttle.line(0).is_some_and(|line| line.suppressed.is_none()));
     pair.end().await;

@@ -175,7 +175,7 @@ impl Plane {
     /// # Panics
     /// When the call fails.
     pub async fn status(&self) -> proto::StatusResponse {
-        self.operator().await.status(proto::StatusRequest {}).await.unwrap().into_inner()
+        self.operator().await.status(proto::StatusRequest { refusals: false }).await.unwrap().into_inner()
     }
 
     /// An identity for `demo/NAME` by attestation, as a proxy gets it. The key

@@ -40,7 +40,7 @@ async fn each_certificate_opens_its_own_services_and_no_others() {
 
     for channel in [plane.connect(&workload).await.unwrap(), plane.bootstrap().await] {
         let mut client = OperatorClient::new(channel);
-        let refused = client.status(proto::StatusRequest {}).await.unwrap_err();
+        let refused = client.status(proto::StatusRequest { refusals: false }).await.unwrap_err();
         assert_eq!(reason(&refused), Reason::AuthorizationDenied);
         let request = proto::ApplyRequest { files: Vec::new(), dry_run: false };
         assert_eq!(reason(&client.apply(request).await.unwrap_err()), Reason::AuthorizationDenied);

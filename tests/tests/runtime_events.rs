@@ -9,6 +9,7 @@ use countersign_evidence::Reason;
 use countersign_evidence::event_log::native::Record;
 use countersign_tests::workload::{is_reset, passes};
 use countersign_tests::{Mesh, Pair, Platform, Policy, Workload, eventually};
+use countersign_wire::proto;
 
 const LEDGER: (&str, &str) = ("exec", "/usr/bin/ledger");
 const SHELL: (&str, &str) = ("exec", "/bin/sh");
@@ -66,7 +67,43 @@ async fn a_hop_lives_through_admitted_events_and_is_cut_for_another() {
     // A new hop fails in its first round: the certificate is of the time before.
     pair.is_refused().await;
     assert!(pair.web.denials(Reason::EventNotAdmitted) >= 1.0, "{}", pair.web.metrics());
+    is_explained(&pair).await;
     pair.end().await;
+}
+
+/// Certificates show nothing of it: the proxies tell what the session showed, and
+/// operators need no log.
+async fn is_explained(pair: &Pair) {
+    let request = proto::ExplainRequest {
+        source: "demo/web".into(),
+        destination: "demo/ledger".into(),
+        port: u32::from(pair.workload.port),
+    };
+    let mut operator = pair.mesh.plane().operator().await;
+    eventually("an explanation", async || {
+        let answer = operator.explain(request.clone()).await.unwrap().into_inner();
+        let step = answer.steps.iter().find(|s| s.title == "destination proves itself in the session");
+        match step.filter(|step| !step.ok) {
+            Some(step) => {
+                for part in ["event-not-admitted", "event[2]", "'exec'"] {
+                    assert!(step.json.contains(part), "{part} is missing in {step:?}");
+                }
+                assert!(step.notes[0].contains("with its event log; refused"), "{step:?}");
+                Ok(())
+            }
+            None => Err(format!("{answer:?}")),
+        }
+    })
+    .await;
+    let status = operator.status(proto::StatusRequest { refusals: true }).await.unwrap().into_inner();
+    for proxy in &status.proxies {
+        let refusal = proxy.last_refusal.as_ref().unwrap();
+        // The refused side knows what kind of reason it was, and where to look.
+        assert_eq!(refusal.by_peer, proxy.workload == "demo/ledger", "{status:?}");
+        let said =
+            if refusal.by_peer { "reason 5, measurement: what runs here" } else { "event-not-admitted" };
+        assert!(refusal.denial.contains(said), "{refusal:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use self::checks::Checks;
 use crate::anchors::BUILT_IN;
 use crate::claims::{Body, Claims, Tee};
 use crate::finding::{Finding, timestamp};
-use crate::policy::{Alternative, Common, Policy, References};
+use crate::policy::{Alternative, Common, PlatformList, Policy, References};
 use crate::reason::Reason;
 use crate::verdict::{Outcome, Rejection, Verdict};
 
@@ -112,18 +112,29 @@ fn check_platform(checks: &mut Checks, claims: &Claims, common: &Common) {
     if platform.as_ref().is_some_and(|p| named.is_some_and(|n| n.contains(&p.value)) || enrolled(&p.value)) {
         return;
     }
-    let members = lists.iter().filter_map(|list| list.members.as_ref());
-    let count = named.map_or(0, Vec::len)
-        + members.map(|m| m.iter().filter(|(tee, _)| *tee == claims.tee).count()).sum::<usize>();
-    let missing: Vec<_> =
-        lists.iter().filter(|list| list.members.is_none()).map(|list| list.name.as_str()).collect();
-    let mut expected = format!("one of the {count} platforms that the policy lists");
-    if !missing.is_empty() {
-        expected.push_str(&format!("; there is no PlatformList {}", missing.join(", ")));
-    }
+    let machines = |count: usize| match count {
+        0 => format!("no {} machine", claims.tee),
+        1 => format!("one {} machine", claims.tee),
+        count => format!("{count} {} machines", claims.tee),
+    };
+    let on = |list: &PlatformList| match &list.members {
+        Some(members) => {
+            let count = members.iter().filter(|(tee, _)| *tee == claims.tee).count();
+            format!("PlatformList {} with {}", list.name, machines(count))
+        }
+        None => format!("PlatformList {}, which does not exist", list.name),
+    };
+    let named = named.filter(|named| lists.is_empty() || !named.is_empty());
+    let named = named.map(|named| format!("`platforms` with {}", machines(named.len())));
+    let listed: Vec<String> = named.into_iter().chain(lists.iter().map(|list| on(list))).collect();
     let presented =
         platform.map_or_else(|| "evidence that does not name its machine".to_owned(), |p| p.to_string());
-    checks.refuse(Reason::PlatformNotAllowed, "platforms", expected, presented);
+    checks.refuse(
+        Reason::PlatformNotAllowed,
+        "platform",
+        format!("one that is on {}", checks::list(&listed, "a list")),
+        presented,
+    );
 }
 
 /// Claims are only as good as what they rest on is valid, and evidence ages.

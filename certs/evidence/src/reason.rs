@@ -153,7 +153,7 @@ reasons! {
     /// The reference values that a policy names are absent or past their validity.
     ReferenceValuesUnusable, "reference-values-unusable", "ATTEST_REFVAL", 503, INTERNAL_ERROR, Ourselves, true, "apply current ReferenceValues under the name that the policy uses";
     /// The machine is not on the platform allow-list.
-    PlatformNotAllowed, "platform-not-allowed", "ATTEST_INVALID", 401, ACCESS_DENIED, Peer, false, "enrol the machine's platform identity if it is yours";
+    PlatformNotAllowed, "platform-not-allowed", "ATTEST_INVALID", 401, ACCESS_DENIED, Peer, false, "if the machine is yours, put it on a list: countersign platforms approve ID --list NAMESPACE/NAME";
     /// An attribute (flags, VMPL, host data, owner, ...) differs from the policy.
     AttributeMismatch, "attribute-mismatch", "ATTEST_INVALID", 401, ACCESS_DENIED, Peer, false, "compare the launch configuration of the peer with the policy";
     /// The kind of TEE, or the product, is not one that the policy accepts.
@@ -204,9 +204,9 @@ reasons! {
     /// Something took longer than its limit.
     Timeout, "timeout", "TIMEOUT", 504, INTERNAL_ERROR, Peer, true, "look at the load of the peer and at the network between";
     /// The channel on which a hop is attested ended before the hop did.
-    ChannelClosed, "attestation-channel-closed", "ATTEST_INVALID", 401, INTERNAL_ERROR, Peer, true, "look at the other side: it restarted, or something between closes idle streams";
+    ChannelClosed, "attestation-channel-closed", "ATTEST_INVALID", 401, INTERNAL_ERROR, Peer, true, "the peer restarted, or refused us and could not say so any more: look at its log and at countersign explain; or something between closes idle streams";
     /// The peer does not accept, or no longer, what we prove.
-    PeerRefused, "refused-by-peer", "ATTEST_REFUSED", 403, ACCESS_DENIED, Peer, false, "the audit log of the peer has the full reason; compare its policy with our platform";
+    PeerRefused, "refused-by-peer", "ATTEST_REFUSED", 403, ACCESS_DENIED, Peer, false, "the log of the peer's proxy and countersign explain have the full reason; what to check here is above";
     /// A limit on work in progress is reached.
     Overloaded, "overloaded", "OVERLOADED", 503, INTERNAL_ERROR, Ourselves, true, "raise the limit or add capacity";
     /// The request could not be understood.
@@ -278,7 +278,15 @@ impl Reason {
     /// Whether its findings say what happened rather than which value was there.
     #[must_use]
     pub const fn tells_what_happened(self) -> bool {
-        matches!(self, Self::ConnectFailed | Self::TlsFailure | Self::AuthorizationDenied | Self::Internal)
+        matches!(
+            self,
+            Self::ConnectFailed
+                | Self::TlsFailure
+                | Self::ChannelClosed
+                | Self::PeerRefused
+                | Self::AuthorizationDenied
+                | Self::Internal
+        )
     }
 
     /// What to do about it, as a sentence without a full stop.

@@ -447,8 +447,13 @@ fn describe(error: &rustls::Error) -> Finding {
         120 => "no_application_protocol: it does not speak our protocol",
         _ => "see RFC 8446 section 6",
     };
-    let presented = format!("the peer refused us with alert {number}, {meaning}");
-    Finding::new(Reason::TlsFailure, "TLS handshake", "the peer's consent", presented)
+    let presented = format!("the peer refuses us with alert {number}, {meaning}");
+    // Those that speak of who we are, and not of how TLS went.
+    let reason = match number {
+        42..=46 | 48 | 49 | 116 => Reason::PeerRefused,
+        _ => Reason::TlsFailure,
+    };
+    Finding::new(reason, "TLS handshake", "the peer's consent", presented)
 }
 
 /// Key exchanges in the order of section 2.1.

@@ -107,6 +107,7 @@ fn offline(args: &Args) -> Result<proto::ExplainResponse> {
                 .collect::<Vec<_>>()
                 .join("\n"),
             json: serde_json::to_string(&explanation).unwrap_or_default(),
+            ..Default::default()
         },
     ];
     Ok(proto::ExplainResponse { allowed: steps.iter().all(|step| step.ok), steps, generation: 0 })
@@ -127,6 +128,7 @@ fn demanded(title: &str, demands: &Demands) -> proto::Step {
             None => serde_json::to_string(demands),
         }
         .unwrap_or_default(),
+        ..Default::default()
     }
 }
 
@@ -137,7 +139,10 @@ pub(crate) fn document(response: &proto::ExplainResponse) -> Value {
         .iter()
         .map(|step| {
             let detail: Value = serde_json::from_str(&step.json).unwrap_or(Value::Null);
-            json!({ "title": step.title, "ok": step.ok, "text": step.text, "detail": detail })
+            json!({
+                "title": step.title, "ok": step.ok, "untried": step.untried, "text": step.text,
+                "notes": step.notes, "detail": detail,
+            })
         })
         .collect();
     json!({ "allowed": response.allowed, "generation": response.generation, "steps": steps })
@@ -145,17 +150,28 @@ pub(crate) fn document(response: &proto::ExplainResponse) -> Value {
 
 /// The answer for people.
 pub(crate) fn lines(source: &str, destination: &str, response: &proto::ExplainResponse) -> Vec<String> {
-    let verdict = if response.allowed { paint(GOOD, "allowed") } else { paint(BAD, "denied ") };
+    let untried = response.allowed && response.steps.iter().any(|step| step.untried);
+    let verdict = match (response.allowed, untried) {
+        (false, _) => paint(BAD, "denied "),
+        (true, false) => paint(GOOD, "allowed"),
+        (true, true) => paint(NOTE, "allowed, as far as certificates show"),
+    };
     let mut lines = vec![format!("{verdict}  {} → {}", paint(NAME, source), paint(NAME, destination))];
     for step in &response.steps {
-        let mark = if step.ok { paint(GOOD, "✓") } else { paint(BAD, "✗") };
+        let mark = match (step.ok, step.untried) {
+            (false, _) => paint(BAD, "✗"),
+            (true, false) => paint(GOOD, "✓"),
+            (true, true) => paint(NOTE, "?"),
+        };
         let denial = if step.ok { Vec::new() } else { denial(&step.json) };
         let mut text = if denial.is_empty() { step.text.as_str() } else { "" }.lines();
         let first = text.next().map(|line| format!(": {}", clean(line))).unwrap_or_default();
         lines.push(format!("  {mark} {}{first}", clean(&step.title)));
-        lines.extend(text.map(|line| match line.strip_prefix("warning: ") {
-            Some(doubt) => format!("    {} {}", paint(NOTE, "warning:"), clean(doubt)),
-            None => format!("    {}", clean(line)),
+        lines.extend(text.chain(step.notes.iter().map(String::as_str)).map(|line| {
+            match line.strip_prefix("warning: ") {
+                Some(doubt) => format!("    {} {}", paint(NOTE, "warning:"), clean(doubt)),
+                None => format!("    {}", clean(line)),
+            }
         }));
         lines.extend(denial);
         if !step.ok && step.title == "authorization" {

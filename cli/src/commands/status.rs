@@ -1,6 +1,7 @@
 //! `countersign status`: the control plane and every proxy.
 
 use countersign_wire::proto;
+use countersign_wire::refusal::from_json;
 use serde_json::{Value, json};
 
 use crate::appraisal::facts;
@@ -84,13 +85,14 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
     let rows = status.proxies.iter().map(|proxy| row(proxy, &status)).collect();
     out.table(&["PROXY", "WORKLOAD", "STATE", "GENERATION", "TEE", "HOPS", "SVID EXPIRES"], rows);
     for proxy in &status.proxies {
-        remarks(proxy, status.generation).iter().for_each(|line| out.line(line));
+        remarks(proxy, &status).iter().for_each(|line| out.fitted(line, args.verbose));
     }
     Ok(Outcome::Pass)
 }
 
 /// What is to be done about a proxy, below the table.
-fn remarks(proxy: &proto::ProxyStatus, generation: u64) -> Vec<String> {
+fn remarks(proxy: &proto::ProxyStatus, status: &proto::StatusResponse) -> Vec<String> {
+    let generation = status.generation;
     let mut remarks: Vec<String> = proxy
         .rejected
         .iter()
@@ -124,7 +126,25 @@ fn remarks(proxy: &proto::ProxyStatus, generation: u64) -> Vec<String> {
         ));
         remarks.push(format!("  curl -X POST 'http://127.0.0.1:15010/raise_generation?above={seen}'"));
     }
+    remarks.extend(proxy.last_refusal.as_ref().and_then(|refusal| last(proxy, refusal, status.now)));
     remarks
+}
+
+/// The last refusal that a proxy tells of.
+fn last(proxy: &proto::ProxyStatus, refusal: &proto::Refusal, now: u64) -> Option<String> {
+    let denial = from_json(refusal.denial.as_bytes())?;
+    let verb = if refusal.by_peer { "it was refused by" } else { "it refused" };
+    let often = if refusal.times > 1 { format!(", {} times", refusal.times) } else { String::new() };
+    Some(format!(
+        "{} {} by {}: {verb} {} ({}, {}){often}: {}",
+        paint(NOTE, "last refusal"),
+        distance(now, refusal.last),
+        clean(&proxy.name),
+        clean(&refusal.peer),
+        clean(&refusal.direction),
+        clean(&refusal.stage),
+        clean(&denial.to_string()),
+    ))
 }
 
 fn row(proxy: &proto::ProxyStatus, status: &proto::StatusResponse) -> Vec<String> {
@@ -164,6 +184,7 @@ fn document(status: &proto::StatusResponse) -> Value {
                 "namesake": p.namesake,
                 "generationSeen": (p.generation_seen > 0).then_some(p.generation_seen),
                 "svidNotAfter": p.svid_not_after, "lastSeen": p.last_seen,
+                "lastRefusal": p.last_refusal.as_ref().map(refusal),
             })
         })
         .collect();
@@ -173,9 +194,20 @@ fn document(status: &proto::StatusResponse) -> Value {
     })
 }
 
+fn refusal(refusal: &proto::Refusal) -> Value {
+    json!({
+        "peer": refusal.peer, "direction": refusal.direction, "stage": refusal.stage, "byPeer": refusal.by_peer,
+        "firstAt": refusal.first, "lastAt": refusal.last, "times": refusal.times,
+        "generation": refusal.generation,
+        "denial": serde_json::from_str::<Value>(&refusal.denial).unwrap_or_default(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use countersign_evidence::{Finding, Reason};
+    use countersign_wire::refusal::to_json;
 
     fn plain(lines: &[String]) -> String {
         anstream::adapter::strip_str(&lines.join("\n")).to_string()
@@ -195,7 +227,7 @@ mod tests {
         };
         let cells = row(&proxy, &status);
         assert_eq!((cells[2].as_str(), cells[3].as_str()), ("refused (58 s ago)", "15 of 16"));
-        assert_eq!(plain(&remarks(&proxy, 16)), "refused ledger-0: measurement-mismatch: mrTd is 11");
+        assert_eq!(plain(&remarks(&proxy, &status)), "refused ledger-0: measurement-mismatch: mrTd is 11");
 
         let ahead = proto::ProxyStatus {
             connected: true,
@@ -207,7 +239,23 @@ mod tests {
             ..proxy
         };
         assert_eq!(row(&ahead, &status)[3], "17, here 16");
-        let told = plain(&remarks(&ahead, 16));
+        let told = plain(&remarks(&ahead, &status));
         assert!(told.ends_with("curl -X POST 'http://127.0.0.1:15010/raise_generation?above=17'"), "{told}");
+
+        let denial = Finding::new(Reason::EventNotAdmitted, "event[1]", "no event", "'exec'").into();
+        let refusal = proto::Refusal {
+            direction: "inbound".into(),
+            peer: "spiffe://prod.example/audit".into(),
+            stage: "gate".into(),
+            last: 88,
+            times: 14,
+            denial: to_json(&denial, 4096),
+            ..Default::default()
+        };
+        let quiet = proto::ProxyStatus { generation_seen: 0, last_refusal: Some(refusal), ..ahead };
+        let told = plain(&remarks(&quiet, &status));
+        let begins = "last refusal 12 s ago by ledger-0: it refused spiffe://prod.example/audit (inbound, gate), \
+                      14 times: event-not-admitted: event[1] is 'exec'";
+        assert!(told.starts_with(begins), "{told}");
     }
 }

@@ -9,7 +9,7 @@ use countersign_ratls::Bundle;
 use crate::proto::{self, control_message, proxy_message};
 use crate::refusal::cut;
 use crate::snapshot::{Entries, Entry, Snapshot, SnapshotError, Unverified, check_limits};
-use crate::{MAX_ENTRIES, MAX_REASON, MAX_REPORTED_HOPS, MAX_SNAPSHOT, MAX_WATCH};
+use crate::{MAX_ENTRIES, MAX_REASON, MAX_REPORTED_HOPS, MAX_REPORTED_REFUSALS, MAX_SNAPSHOT, MAX_WATCH};
 
 /// What a message brought.
 #[derive(Clone, Debug)]
@@ -38,16 +38,19 @@ pub struct Watch {
     pub lasting: Duration,
     /// How many hops at most.
     pub hops: usize,
+    /// How many refusals at most. Above 0 the first answer is waited for.
+    pub refusals: usize,
 }
 
 impl Watch {
     /// What is asked for, within the limits of both sides.
     fn bounded(asked: proto::Watch) -> Self {
-        let hops = usize::try_from(asked.hops).unwrap_or(usize::MAX);
+        let count = |asked: u32| usize::try_from(asked).unwrap_or(usize::MAX);
         Self {
             every: Duration::from_secs(asked.every_seconds.clamp(1, MAX_WATCH).into()),
             lasting: Duration::from_secs(asked.for_seconds.min(MAX_WATCH).into()),
-            hops: hops.min(MAX_REPORTED_HOPS),
+            hops: count(asked.hops).min(MAX_REPORTED_HOPS),
+            refusals: count(asked.refusals).min(MAX_REPORTED_REFUSALS),
         }
     }
 }
@@ -166,11 +169,19 @@ impl Subscription {
         wrap(proxy_message::Message::InUse(proto::InUse { generation, hops, identity_not_after }))
     }
 
-    /// What our hops prove: `hops` of `total`. No more of them travel than may.
+    /// What our hops prove: `hops` of `total`, and, if they were asked for, the last
+    /// refusals. No more of them travel than may.
     #[must_use]
-    pub fn attestation(total: u64, mut hops: Vec<proto::HopAttestation>) -> proto::ProxyMessage {
+    pub fn attestation(
+        total: u64,
+        mut hops: Vec<proto::HopAttestation>,
+        refusals: Option<Vec<proto::Refusal>>,
+    ) -> proto::ProxyMessage {
         hops.truncate(MAX_REPORTED_HOPS);
-        wrap(proxy_message::Message::Attestation(proto::Attestation { total, hops }))
+        let with_refusals = refusals.is_some();
+        let mut refusals = refusals.unwrap_or_default();
+        refusals.truncate(MAX_REPORTED_REFUSALS);
+        wrap(proxy_message::Message::Attestation(proto::Attestation { total, hops, refusals, with_refusals }))
     }
 
     fn update(&mut self, update: proto::Update) -> Result<(), SnapshotError> {

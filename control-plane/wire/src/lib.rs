@@ -47,6 +47,10 @@ pub const MAX_BODY: usize = 4 << 20;
 pub const MAX_SNAPSHOT: usize = 64 << 20;
 /// The most hops in one report of what they prove.
 pub const MAX_REPORTED_HOPS: usize = 256;
+/// The most refusals in one report.
+pub const MAX_REPORTED_REFUSALS: usize = 96;
+/// The longest denial in a report, JSON, bytes.
+pub const MAX_REPORTED_DENIAL: usize = 4096;
 /// The longest that a proxy is asked to report, seconds: who watches on asks again.
 pub const MAX_WATCH: u32 = 60;
 /// The longest reason for which an entry is rejected, bytes.

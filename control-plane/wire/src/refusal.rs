@@ -29,8 +29,38 @@ pub fn status(denial: &Denial) -> Status {
 /// The denial that [`status`] wrote, when all of it is one that we understand.
 #[must_use]
 pub fn denial(status: &Status) -> Option<Denial> {
-    let bytes = status.metadata().get_bin(DENIAL)?.to_bytes().ok()?;
-    let value: Value = serde_json::from_slice(&bytes).ok()?;
+    from_json(&status.metadata().get_bin(DENIAL)?.to_bytes().ok()?)
+}
+
+/// A denial as JSON of at most `limit` bytes. Of one that is longer, its first finding
+/// stays, with less of what would have been accepted.
+#[must_use]
+pub fn to_json(denial: &Denial, limit: usize) -> String {
+    let json = |denial: &Denial| serde_json::to_string(denial).unwrap_or_default();
+    let whole = json(denial);
+    if whole.len() <= limit {
+        return whole;
+    }
+    let mut short = denial.clone();
+    short.findings.truncate(1);
+    for most in [limit / 2, limit / 8, 0] {
+        for finding in &mut short.findings {
+            if most < finding.expected.len() {
+                finding.expected = format!("{}…", cut(&finding.expected, most));
+            }
+        }
+        let shorter = json(&short);
+        if shorter.len() <= limit {
+            return shorter;
+        }
+    }
+    json(&Finding::new(denial.reason, "denial", "a shorter one", "too long to be sent").into())
+}
+
+/// The denial that [`to_json`] wrote, when all of it is one that we understand.
+#[must_use]
+pub fn from_json(bytes: &[u8]) -> Option<Denial> {
+    let value: Value = serde_json::from_slice(bytes).ok()?;
     let text = |of: &Value, name: &str| of.get(name).and_then(Value::as_str).map(str::to_owned);
     let reason = |of: &Value| Reason::from_code(of.get("reason")?.as_str()?);
     let finding = |of: &Value| {
@@ -86,7 +116,19 @@ mod tests {
         sent.findings.push(Finding::new(Reason::UnknownWorkload, "workload", "a name", "a/b"));
         sent.policy = Some(PolicyRef { namespace: "n".into(), name: "p".into(), generation: 7 });
         sent.rule = "anyOf[0].tdx".to_owned();
-        assert_eq!(denial(&status(&sent)), Some(sent));
+        assert_eq!(denial(&status(&sent)), Some(sent.clone()));
+        assert_eq!(from_json(to_json(&sent, 4096).as_bytes()), Some(sent.clone()));
+        // In a report what would have been accepted is shortened first.
+        sent.findings.push(finding(9000));
+        sent.findings.swap(0, 2);
+        let told = to_json(&sent, 4096);
+        let short = from_json(told.as_bytes()).unwrap();
+        assert!(told.len() <= 4096 && short.findings.len() == 1, "{told}");
+        assert_eq!(
+            (short.policy, &short.findings[0].presented),
+            (sent.policy.clone(), &sent.findings[0].presented)
+        );
+        assert!(short.findings[0].expected.ends_with('…'));
         // What is too long for trailers, or was written by somebody else, has a text and a reason.
         let long = status(&Denial::from(finding(5000)));
         assert_eq!((denial(&long), reason(&long)), (None, Some(Reason::Debug)));

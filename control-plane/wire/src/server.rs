@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::name::is_well_formed;
 use crate::proto::{self, control_message, proxy_message};
 use crate::snapshot::{Snapshot, Version};
-use crate::{MAX_ENTRIES, MAX_REASON, MAX_REPORTED_HOPS};
+use crate::{
+    MAX_ENTRIES, MAX_REASON, MAX_REPORTED_DENIAL, MAX_REPORTED_HOPS, MAX_REPORTED_REFUSALS, refusal,
+};
 
 /// An update is closed when its bodies and names exceed this, bytes.
 const CHUNK: usize = 256 << 10;
@@ -298,6 +300,9 @@ impl Session {
             return Err(ProtocolError::Field { field: "attestation.hops" });
         }
         report.hops.iter().try_for_each(check_hop)?;
+        if report.refusals.len() > MAX_REPORTED_REFUSALS || !report.refusals.iter().all(is_readable) {
+            return Err(ProtocolError::Field { field: "attestation.refusals" });
+        }
         Ok(Heard::Attested(report))
     }
 
@@ -326,12 +331,21 @@ fn check_hop(hop: &proto::HopAttestation) -> Result<(), ProtocolError> {
         &hop.state,
         &hop.reason,
     ];
-    let fits =
-        |text: &String| text.len() <= MAX_TEXT && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
-    if hop.policies.len() <= MAX_POLICIES && texts.into_iter().chain(&hop.policies).all(fits) {
+    if hop.policies.len() <= MAX_POLICIES && texts.into_iter().chain(&hop.policies).all(|text| fits(text)) {
         return Ok(());
     }
     Err(ProtocolError::Field { field: "attestation.hops" })
+}
+
+/// A refusal that can be shown: short, and a denial that we understand.
+fn is_readable(told: &proto::Refusal) -> bool {
+    [&told.direction, &told.peer, &told.stage].into_iter().all(|text| fits(text))
+        && told.denial.len() <= MAX_REPORTED_DENIAL
+        && refusal::from_json(told.denial.as_bytes()).is_some()
+}
+
+fn fits(text: &str) -> bool {
+    text.len() <= MAX_TEXT && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
 }
 
 impl Flight {

@@ -23,6 +23,8 @@ use crate::verdict::Witness;
 
 /// Verdicts about control planes that are kept.
 const VERDICTS: usize = 64;
+/// For how long after a refusal an end without a word is taken for the same, seconds.
+const STILL_REFUSED: u64 = 60;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// How to reach the control plane, and who judges it.
@@ -33,6 +35,8 @@ pub(crate) struct Control {
     view: Arc<ArcSwap<View>>,
     judge: Arc<dyn Judge>,
     expected: IdPattern,
+    /// With what the control plane refused us last, and when.
+    refusal: Mutex<Option<(Finding, u64)>>,
 }
 
 /// What the control plane is verified by.
@@ -84,8 +88,8 @@ impl Control {
         let first = known.build(&reference, ctx);
         let view = Arc::new(ArcSwap::from_pointee(first));
         let guard: Arc<dyn Judge> = Arc::new(Guard::new(me.clone(), Arc::clone(&view), VERDICTS));
-        let judge = Arc::new(Witness::new(guard, me));
-        Ok(Self { reference, known: Mutex::new(known), view, judge, expected })
+        let judge = Arc::new(Witness::new(guard, me, Arc::clone(&ctx.refused)));
+        Ok(Self { reference, known: Mutex::new(known), view, judge, expected, refusal: Mutex::new(None) })
     }
 
     /// A snapshot brought another bundle or newer collateral. The policy stays
@@ -195,9 +199,33 @@ impl Control {
         let channel = timeout(limit, endpoint.connect_with_connector(connector))
             .await
             .map_err(|_| self.failed("HTTP/2 in time"))?
-            .map_err(|error| heard.explain(self.failed(&error.to_string())))?;
+            .map_err(|error| self.why(&heard, self.failed(&error.to_string()), ctx))?;
         let until = shaken.admission.valid_until.min(identity.not_after);
         Ok(Connected { channel, until, heard })
+    }
+
+    /// Why a connection ended on which the control plane had proved itself: what it
+    /// said, and if nothing could be heard of it this time, what it said the last
+    /// time. A log that names another consequence with each attempt names no cause.
+    pub(crate) fn why(&self, heard: &Heard, otherwise: Denial, ctx: &Context) -> Denial {
+        let now = ctx.clock.seconds();
+        let mut last = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(refusal) = heard.refusal() {
+            *last = Some((refusal.clone(), now));
+            return refusal.clone().into();
+        }
+        let consequence = matches!(otherwise.reason, Reason::ConnectFailed | Reason::TlsFailure);
+        match &*last {
+            Some((refusal, at)) if consequence && now <= at.saturating_add(STILL_REFUSED) => {
+                refusal.clone().into()
+            }
+            _ => otherwise,
+        }
+    }
+
+    /// The control plane has answered: it does not refuse us.
+    pub(crate) fn answered(&self) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn failed(&self, what: &str) -> Denial {

@@ -10,6 +10,7 @@ use countersign_ratls::csr::Pending;
 use countersign_ratls::key::{KeyType, PrivateKey};
 use countersign_ratls::peer::{Judge, Presented};
 use countersign_ratls::rotation::{Action, Rotation};
+use countersign_ratls::throttle::Say;
 use countersign_ratls::{Bundle, Identity};
 use countersign_wire::MAX_MESSAGE;
 use countersign_wire::proto::identity_client::IdentityClient;
@@ -24,6 +25,7 @@ use super::store::Store;
 use super::{TICK, jitter};
 use crate::context::{Context, Credentials};
 use crate::observe::appraisal::Timed;
+use crate::observe::refused::Echo;
 use crate::readiness::Need;
 
 /// Verdicts about peers that are kept.
@@ -45,6 +47,7 @@ impl IdentityAgent {
     pub(crate) async fn run(self) {
         let mut rotation = Rotation::new();
         let mut kind = self.key_type();
+        let mut told = Echo::default();
         loop {
             let now = self.ctx.clock.seconds();
             self.check_validity(now);
@@ -64,7 +67,7 @@ impl IdentityAgent {
                     }
                     Err(denial) => {
                         rotation.failed(now, jitter());
-                        self.report(&denial, rotation.alarm(now));
+                        self.report(&denial, rotation.alarm(now), &mut told);
                     }
                 },
                 Action::WaitUntil(second) => {
@@ -94,8 +97,7 @@ impl IdentityAgent {
     async fn install(&self, credentials: Credentials) {
         let identity = Arc::clone(&credentials.identity);
         // It was valid by our clock when it came.
-        let clock = &self.ctx.clock;
-        let signed = clock.floor().raise_by_authority(identity.not_before, clock.monotonic());
+        self.ctx.clock.floor().raise(identity.not_before);
         tracing::info!(id = %credentials.me, not_after = identity.not_after, emulated = self.ctx.quoter.platform().emulated, "certificate in use");
         self.ctx.metrics.identity_expiration.set(i64::try_from(identity.not_after).unwrap_or(i64::MAX));
         self.ctx.metrics.identity_refresh.set(i64::try_from(self.ctx.clock.seconds()).unwrap_or(i64::MAX));
@@ -103,7 +105,7 @@ impl IdentityAgent {
         self.ctx.present(&Arc::new(credentials));
         self.ctx.readiness.have(Need::Identity);
         self.ctx.check_own_evidence();
-        self.remember(signed).await;
+        self.remember(identity.not_before).await;
     }
 
     /// So that a restart does not forget what time it is not.
@@ -116,15 +118,22 @@ impl IdentityAgent {
         }
     }
 
-    fn report(&self, denial: &Denial, alarm: bool) {
+    fn report(&self, denial: &Denial, alarm: bool, told: &mut Echo) {
         self.ctx.metrics.refreshed(false);
         let address = self.control.address();
         let current = self.ctx.credentials.borrow().is_some();
+        let said = told.say(denial, self.ctx.clock.seconds());
         if alarm {
             tracing::error!(address, reason = %denial.reason, %denial, "certificate not renewed for a long time");
         } else {
             let what = if current { "certificate not renewed yet" } else { "no certificate yet" };
-            tracing::warn!(address, reason = %denial.reason, %denial, "{what}");
+            match said {
+                Say::InFull => tracing::warn!(address, reason = %denial.reason, %denial, "{what}"),
+                Say::Again { times, seconds } => tracing::warn!(
+                    address, reason = %denial.reason, "{what}, again {times} times in {seconds} s"
+                ),
+                Say::Nothing => {}
+            }
         }
         if !current {
             let why = format!(
@@ -142,7 +151,11 @@ impl IdentityAgent {
             None => Arc::new(self.bootstrap()?),
         };
         let Connected { channel, heard, .. } = self.control.connect(&as_whom, &self.ctx).await?;
-        self.issue(channel).await.map_err(|denial| heard.explain(denial))
+        let issued = self.issue(channel).await;
+        if issued.is_ok() {
+            self.control.answered();
+        }
+        issued.map_err(|denial| self.control.why(&heard, denial, &self.ctx))
     }
 
     async fn issue(&self, channel: Channel) -> Result<Credentials, Denial> {
@@ -183,7 +196,7 @@ impl IdentityAgent {
                 Arc::new(Timed::new(guard, Arc::clone(&self.ctx.metrics)))
             }
         };
-        let credentials = Credentials::new(identity, judge, &self.ctx.clock)?;
+        let credentials = Credentials::new(identity, judge, &self.ctx)?;
         self.ctx.evidence.store(Some(evidence));
         Ok(credentials)
     }

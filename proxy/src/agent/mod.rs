@@ -101,7 +101,8 @@ fn denial(status: &tonic::Status) -> Denial {
         return denial;
     }
     let reason = countersign_wire::refusal::reason(status).unwrap_or(match status.code() {
-        tonic::Code::Unavailable | tonic::Code::Unknown => Reason::ConnectFailed,
+        // The client's own word for a connection that ended under a call.
+        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => Reason::ConnectFailed,
         tonic::Code::DeadlineExceeded => Reason::Timeout,
         _ => Reason::BadRequest,
     });

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use countersign_evidence::policy::{Level, Mode};
 use countersign_ratls::session::{Moment, Phase};
+use countersign_wire::MAX_REPORTED_DENIAL;
 use countersign_wire::client::{Subscription, Watch};
-use countersign_wire::proto::{HopAttestation, ProxyMessage};
+use countersign_wire::proto::{self, HopAttestation, ProxyMessage};
+use countersign_wire::refusal::to_json;
 use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::live::Hop;
 use crate::observe::metrics::direction;
+use crate::observe::refused::Refusal;
 
 /// Whether somebody watches, and when to tell them next.
 #[derive(Debug, Default)]
@@ -32,7 +35,10 @@ struct Lease {
 impl Watched {
     /// Somebody asks. Whoever has just begun need not wait.
     pub(super) fn asked(&mut self, watch: Watch, now: Instant) {
-        let next = self.0.as_ref().map_or(now, |lease| lease.next.min(now + watch.every));
+        // Whoever asks who was refused waits for the answer.
+        let waits = watch.refusals > 0;
+        let known = self.0.as_ref().filter(|_| !waits);
+        let next = known.map_or(now, |lease| lease.next.min(now + watch.every));
         self.0 = Some(Lease { watch, until: now + watch.lasting, next });
     }
 
@@ -45,7 +51,7 @@ impl Watched {
 
     /// What to tell now, if anything.
     pub(super) fn due(&mut self, now: Instant, ctx: &Context) -> Option<ProxyMessage> {
-        self.next(now).map(|watch| attestation(ctx, watch.hops))
+        self.next(now).map(|watch| attestation(ctx, watch))
     }
 
     fn next(&mut self, now: Instant) -> Option<Watch> {
@@ -58,14 +64,30 @@ impl Watched {
     }
 }
 
-/// At most `most` hops: what drains first, then the oldest proof.
-fn attestation(ctx: &Context, most: usize) -> ProxyMessage {
+/// What drains first, then the oldest proof; and the last refusals, if they are wanted.
+fn attestation(ctx: &Context, wanted: Watch) -> ProxyMessage {
     let now = ctx.clock.moment();
     let mut hops: Vec<HopAttestation> = ctx.live.hops().iter().map(|hop| of(hop, now)).collect();
     let total = u64::try_from(hops.len()).unwrap_or(u64::MAX);
     hops.sort_by_key(|hop| (hop.reason.is_empty(), std::cmp::Reverse(hop.age), hop.hop));
-    hops.truncate(most);
-    Subscription::attestation(total, hops)
+    hops.truncate(wanted.hops);
+    let refusals = || ctx.refused.all().into_iter().take(wanted.refusals).map(refusal).collect();
+    Subscription::attestation(total, hops, (wanted.refusals > 0).then(refusals))
+}
+
+fn refusal(refusal: Refusal) -> proto::Refusal {
+    proto::Refusal {
+        direction: direction(refusal.role).to_owned(),
+        peer: refusal.peer,
+        proved: refusal.proved,
+        stage: refusal.stage.name().to_owned(),
+        by_peer: refusal.by_peer,
+        first: refusal.first,
+        last: refusal.last,
+        times: refusal.times,
+        generation: refusal.generation,
+        denial: to_json(&refusal.denial, MAX_REPORTED_DENIAL),
+    }
 }
 
 fn of(hop: &Hop, now: Moment) -> HopAttestation {
@@ -126,7 +148,8 @@ mod tests {
     fn whoever_asks_is_told_at_once_then_now_and_then_until_the_lease_ends() {
         let begun = Instant::now();
         let second = |n| begun + Duration::from_secs(n);
-        let watch = Watch { every: Duration::from_secs(2), lasting: Duration::from_secs(5), hops: 1 };
+        let watch =
+            Watch { every: Duration::from_secs(2), lasting: Duration::from_secs(5), hops: 1, refusals: 0 };
         let mut watched = Watched::default();
         let mut told = Vec::new();
         let mut due = |watched: &mut Watched, n: u64| {
@@ -141,5 +164,10 @@ mod tests {
         watched.asked(watch, second(4));
         (4..20).for_each(|n| due(&mut watched, n));
         assert_eq!(told, [1, 3, 5, 7]);
+        // Who wants to know of refusals is not kept waiting.
+        watched.asked(watch, second(30));
+        assert!(watched.next(second(30)).is_some() && watched.next(second(31)).is_none());
+        watched.asked(Watch { refusals: 1, ..watch }, second(31));
+        assert!(watched.next(second(31)).is_some());
     }
 }

@@ -7,6 +7,7 @@ use countersign_config::Resource;
 use countersign_evidence::reason::Fault;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::Bundle;
+use countersign_ratls::throttle::Say;
 use countersign_wire::client::{Event, Subscription};
 use countersign_wire::convert::Converter;
 use countersign_wire::proto::mesh_client::MeshClient;
@@ -24,6 +25,7 @@ use super::store::Store;
 use super::successor::{Connecting, Successor};
 use super::{TICK, jitter};
 use crate::context::Context;
+use crate::observe::refused::Echo;
 use crate::readiness::Need;
 
 /// Between two attempts, at first and at last.
@@ -94,6 +96,7 @@ impl SubscriptionAgent {
     /// Runs until a drain begins.
     pub(crate) async fn run(mut self) {
         let mut failures = 0_u32;
+        let mut told = Echo::default();
         let mut credentials = self.ctx.credentials.subscribe();
         loop {
             tokio::select! {
@@ -110,7 +113,14 @@ impl SubscriptionAgent {
             if self.subscription.current().map(|s| s.generation()) != before {
                 failures = 0;
             }
-            tracing::warn!(address = self.control.address(), reason = %denial.reason, %denial, "no stream of configuration");
+            let (address, reason) = (self.control.address(), denial.reason);
+            match told.say(&denial, self.ctx.clock.seconds()) {
+                Say::InFull => tracing::warn!(address, %reason, %denial, "no stream of configuration"),
+                Say::Again { times, seconds } => tracing::warn!(
+                    address, %reason, "no stream of configuration, again {times} times in {seconds} s"
+                ),
+                Say::Nothing => {}
+            }
             if self.subscription.current().is_none() {
                 let address = self.control.address();
                 let why = format!("waiting for the control plane at {address}; last attempt: {denial}");
@@ -152,9 +162,10 @@ impl SubscriptionAgent {
         let mut incoming = tokio::time::timeout(limit, client.subscribe(ReceiverStream::new(queue)))
             .await
             .map_err(|_| lost("no answer to Hello"))?
-            .map_err(|status| heard.explain(self.refused(&status)))?
+            .map_err(|status| self.control.why(&heard, self.refused(&status), &self.ctx))?
             .into_inner();
         self.reported = None;
+        self.control.answered();
         self.ctx.metrics.synced.set(1);
         let ended = self.stream(&mut incoming, &outgoing, until).await;
         match ended {

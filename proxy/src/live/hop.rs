@@ -22,6 +22,7 @@ use crate::context::{Context, authorize};
 use crate::gate::Outlet;
 use crate::observe::explain::Explanation;
 use crate::observe::metrics::{HopSeries, Metrics};
+use crate::observe::refused::{Peer, Stage};
 use crate::session::Session;
 
 /// No hop lives longer, whatever the certificates say (3-attestation, A24).
@@ -320,8 +321,20 @@ impl Hop {
             ctx.metrics.denied(&denial, self.role);
         }
         let cause = if lapsed { Cause::Expired(denial.clone()) } else { Cause::Verdict(denial.clone()) };
+        self.note_refusal(&denial, false, ctx);
         self.sever(&cause, &ctx.metrics);
         denial
+    }
+
+    /// Takes down why the hop ends. It is logged where it ends.
+    pub(crate) fn note_refusal(&self, denial: &Denial, by_peer: bool, ctx: &Context) {
+        let admission = self.admission();
+        let id = admission.presented.id.as_ref();
+        let peer = match id.filter(|_| by_peer) {
+            Some(id) => Peer::refusing(self.role, id, Stage::Hop),
+            None => Peer::proved(self.role, id, Stage::Hop),
+        };
+        let _ = ctx.refused(peer, denial);
     }
 
     /// Ends the hop: every stream with its socket at once, and the TLS connection
@@ -435,11 +448,6 @@ impl Hop {
     #[must_use]
     pub fn streams(&self) -> Vec<Arc<Stream>> {
         lock(&self.streams).values().cloned().collect()
-    }
-
-    /// Whether no stream is open.
-    pub(super) fn is_idle(&self) -> bool {
-        lock(&self.streams).is_empty()
     }
 
     /// Asks the policies of calls again, for a peer that is known by another certificate.

@@ -6,3 +6,4 @@ pub mod attestation;
 pub mod explain;
 pub mod metrics;
 pub mod names;
+pub mod refused;

@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::live::Hop;
 use crate::observe::access::verdict_digest;
 use crate::observe::metrics::direction;
+use crate::observe::refused::Refusal;
 use crate::session::Session;
 
 /// Our own evidence, and every hop.
@@ -38,12 +39,32 @@ pub(super) fn all(ctx: &Context) -> Value {
         })
     });
     let now = ctx.clock.moment();
+    let refusals: Vec<Value> = ctx.refused.all().iter().map(|told| refusal(told, now)).collect();
     let peers: Vec<Value> = ctx.live.hops().iter().map(|hop| peer(hop, now)).collect();
     json!({
         "generation": view.generation,
         "own": own,
         "collateral": view.collateral.inventory(),
         "peers": peers,
+        "refusals": refusals,
+    })
+}
+
+/// Who was refused lately, or refused us, and why.
+fn refusal(refusal: &Refusal, now: Moment) -> Value {
+    json!({
+        "peer": refusal.peer,
+        "proved": refusal.proved,
+        "direction": direction(refusal.role),
+        "stage": refusal.stage.name(),
+        "byPeer": refusal.by_peer,
+        "denial": refusal.denial,
+        "remedy": refusal.denial.reason.remedy(),
+        "generation": refusal.generation,
+        "firstAt": refusal.first,
+        "lastAt": refusal.last,
+        "age": now.unix.saturating_sub(refusal.last),
+        "times": refusal.times,
     })
 }
 

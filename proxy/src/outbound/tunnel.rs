@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::SpiffeId;
+use countersign_ratls::peer::Role;
 use h2::{RecvStream, SendStream};
 use http::{HeaderValue, Method, Request, StatusCode};
 use tokio::time::timeout;
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 use crate::context::Context;
 use crate::hop::REASON_HEADER;
 use crate::live::{Cause, draining};
+use crate::observe::refused::{Peer, Stage};
 use crate::policy::Permitted;
 use crate::pool::{Lease, Pool};
 use crate::{hop, policy, route};
@@ -99,7 +101,10 @@ async fn tunnel(
         answered = timeout(limit, connect) => answered.map_err(|_| Failure::Final(no_answer(call)))??,
     };
     if response.status() != StatusCode::OK {
-        return Err(Failure::Final(refusal(&response, call)));
+        let denial = refusal(&response, call);
+        // The peer logs it, and we the record of the stream.
+        let _ = ctx.refused(Peer::refusing(Role::Server, call.to, Stage::Stream), &denial);
+        return Err(Failure::Final(denial));
     }
     Ok(Tunnel { permitted, send, recv: response.into_body(), lease })
 }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use countersign_ratls::tls::peer_refusal;
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -46,9 +47,14 @@ pub(crate) trait Carrier {
             if !self.is_idle()
                 && let Poll::Ready(written) = self.poll_write(cx)
             {
-                return Poll::Ready(
-                    written.map_or_else(|error| Event::Ended(Some(error)), |()| Event::Written),
-                );
+                let Err(error) = written else { return Poll::Ready(Event::Written) };
+                // Who refuses us says why before it hangs up, and what it said can be read
+                // when nothing can be written any more.
+                return Poll::Ready(match self.poll_read(cx) {
+                    Poll::Ready(Ok(bytes)) if listening && !bytes.is_empty() => Event::Read(bytes),
+                    Poll::Ready(Err(told)) if peer_refusal(&told).is_some() => Event::Ended(Some(told)),
+                    _ => Event::Ended(Some(error)),
+                });
             }
             if !listening {
                 return Poll::Pending;

@@ -114,7 +114,6 @@ fn snp() -> SnpClaims {
         current_mit_vector: None,
         csp_id: None,
         crl_checked: true,
-        signed_by: Fingerprint([8; 32]),
     }
 }
 
@@ -413,12 +412,12 @@ fn a_vlek_is_only_accepted_of_the_cloud_that_is_named() {
         c.csp_id = Some("aws".to_owned());
         r.csp_id = Some("aws".to_owned());
     });
-    assert_eq!(enrolled, one(Reason::PlatformNotAllowed, "platforms"), "a VLEK names no machine");
+    assert_eq!(enrolled, one(Reason::PlatformNotAllowed, "platform"), "a VLEK names no machine");
 }
 
 #[test]
 fn machines_that_are_not_enrolled_are_refused() {
-    let refused = one(Reason::PlatformNotAllowed, "platforms");
+    let refused = one(Reason::PlatformNotAllowed, "platform");
     assert_eq!(tdx_findings(|c, _| c.platform.ppid[0] ^= 1), refused);
     assert_eq!(
         tdx_findings(|c, _| c.platform.piid = Some([8; 16])),
@@ -437,7 +436,7 @@ fn machines_that_are_not_enrolled_are_refused() {
 
 #[test]
 fn machines_can_be_enrolled_in_lists() {
-    let refused = one(Reason::PlatformNotAllowed, "platforms");
+    let refused = one(Reason::PlatformNotAllowed, "platform");
     let ppid = hex::encode(tdx().platform.ppid);
     let list = |members: Option<&[(Tee, &str)]>| {
         let owned = |m: &[(Tee, &str)]| m.iter().map(|(tee, id)| (*tee, (*id).to_owned())).collect();

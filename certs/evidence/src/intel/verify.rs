@@ -22,17 +22,16 @@ use crate::x509::{Certificate, verify_p256};
 const SGX_DEBUG: u8 = 2;
 
 /// Verifies a quote. Debug and TCB statuses are facts in the claims, which the
-/// appraisal judges. `last` is what a quote proved before.
+/// appraisal judges.
 pub(crate) fn verify<O: Observer>(
     quote: &Quote<'_>,
     collateral: &Collateral,
     anchors: &Anchors,
     now: UnixTime,
-    (cache, last): (Option<&Cache>, Option<&Claims>),
+    cache: Option<&Cache>,
     observer: &mut O,
 ) -> Result<Claims, Finding> {
     let now = now.as_secs();
-    let evidence = Fingerprint::of(quote.bytes());
     let mut watch = Watch { observer };
 
     watch.enter("PCK certificate chain");
@@ -86,9 +85,7 @@ pub(crate) fn verify<O: Observer>(
     watch.leave();
 
     watch.enter("quote");
-    // The key is among the bytes.
-    let known = last.is_some_and(|last| last.evidence == evidence);
-    let signature = (known || verify_p256(quote.attestation_key(), quote.signed(), quote.signature()))
+    let signature = verify_p256(quote.attestation_key(), quote.signed(), quote.signature())
         .then_some(())
         .ok_or_else(|| bad_signature("quote signature", "the attestation key's"));
     watch.check("is signed by the attestation key", signature, |()| "ECDSA P-256".to_owned())?;
@@ -112,7 +109,7 @@ pub(crate) fn verify<O: Observer>(
         tee: quote.tee(),
         emulated: kind == RootKind::Emulated || chain.path.is_emulated(),
         root,
-        evidence,
+        evidence: Fingerprint::of(quote.bytes()),
         report_data: *quote.report_data(),
         body,
         window,

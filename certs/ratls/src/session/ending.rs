@@ -107,7 +107,7 @@ impl End {
     ) -> Result<(), Failure> {
         let grace = Duration::from_secs(farewell.grace).min(MAX_GRACE);
         if !open || grace.is_zero() {
-            self.refused(out, farewell.reason, "Drain");
+            self.refused(out, farewell.reason, "our connection");
             return Ok(());
         }
         if std::mem::replace(&mut self.told, true) {
@@ -115,7 +115,7 @@ impl End {
         }
         match &mut self.drain {
             Some(drain) => drain.until = drain.until.min(now.monotonic.saturating_add(grace)),
-            None => self.begin(out, Why::theirs(farewell.reason, "Drain"), grace, now),
+            None => self.begin(out, Why::theirs(farewell.reason, "our connection"), grace, now),
         }
         Ok(())
     }
@@ -135,8 +135,8 @@ impl End {
     /// The channel is gone. After a drain that is how it ends.
     pub(super) fn channel_closed(&mut self, out: &mut Outbox) {
         let why = self.drain.take().map(|drain| drain.why).unwrap_or_else(|| {
-            let (expected, presented) = ("open as long as the connection", "closed");
-            let finding = Finding::new(Reason::ChannelClosed, "channel", expected, presented);
+            let (expected, presented) = ("one that stays", "the peer ended it without a reason");
+            let finding = Finding::new(Reason::ChannelClosed, "our connection", expected, presented);
             Why::ours(Box::new(finding.into()))
         });
         self.cut(out, why);

@@ -98,9 +98,67 @@ impl WireReason {
         row(reason).0
     }
 
-    /// The peer's refusal of us, as a denial of ours.
+    /// What a peer that says so means of us, and what to look at on our side.
+    #[must_use]
+    pub const fn in_words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Binding => {
+                ("our evidence is not for this connection", "what stands between the proxies and ends TLS")
+            }
+            Self::Signature => (
+                "our evidence does not verify for it",
+                "whether its policy names the vendor root of this machine",
+            ),
+            Self::Revoked => (
+                "a certificate or the TCB of this machine is revoked",
+                "what the vendor says of this machine",
+            ),
+            Self::Tcb => {
+                ("the TCB of this machine is not accepted", "microcode and firmware of this machine")
+            }
+            Self::Measurement => (
+                "what runs here, or was measured while it ran, is not approved",
+                "the software and its events on this machine against the peer's ReferenceValues",
+            ),
+            Self::Debug => ("this guest can be debugged", "how this guest was started"),
+            Self::Platform => {
+                ("this machine, or its kind of TEE, is not on its list", "countersign platforms list")
+            }
+            Self::LogReplay => (
+                "our event log is missing or does not lead to our registers",
+                "whether this machine keeps an event log: countersign doctor",
+            ),
+            Self::Identity => (
+                "our certificate is not acceptable, or of another TEE",
+                "the certificate at /certs of this proxy",
+            ),
+            Self::Format => {
+                ("it cannot read what we say, or reads it out of order", "the versions of both proxies")
+            }
+            Self::Timeout => {
+                ("our proof did not come in time", "the quoting device of this machine: countersign doctor")
+            }
+            Self::Unavailable => ("it cannot decide now, or goes away", "nothing: we try again"),
+            Self::Collateral => {
+                ("it has no current vendor collateral for this machine", "collateralDir of the control plane")
+            }
+            Self::Policy => {
+                ("its policies do not admit us, or not any more", "the AttestationPolicies of its workload")
+            }
+            Self::Expired => {
+                ("something of ours is past its time", "both clocks, and whether our certificate is renewed")
+            }
+        }
+    }
+
+    /// The peer's refusal of us, as a denial of ours: in `field` is what it answered.
     pub(super) fn as_refusal(self, field: &str) -> Denial {
-        let presented = format!("reason {}, {}", self.number(), self.code());
+        let (means, check) = self.in_words();
+        let presented = format!(
+            "the peer refuses us with reason {}, {}: {means}; check {check}",
+            self.number(),
+            self.code()
+        );
         Finding::new(Reason::PeerRefused, field, "the peer's consent", presented).into()
     }
 }
@@ -230,6 +288,19 @@ mod tests {
         }
         assert_eq!((WireReason::Binding.number(), WireReason::Expired.number()), (1, 15));
         assert_eq!((WireReason::from_number(0), WireReason::from_number(16)), (None, None));
+    }
+
+    #[test]
+    fn a_refusal_says_in_words_what_the_peer_means_and_what_to_look_at() {
+        for wire in WireReason::ALL {
+            let told = wire.as_refusal("our proof").to_string();
+            let (means, check) = wire.in_words();
+            assert!(
+                told.contains(&format!("reason {}, {wire}: {means}; check {check}", wire.number())),
+                "{told}"
+            );
+            assert!(!told.contains('…'), "cut: {told}");
+        }
     }
 
     /// Section 4.4: what must cut, and what may drain.

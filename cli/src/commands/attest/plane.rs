@@ -128,7 +128,11 @@ mod tests {
             workload: format!("payments/{proxy}"),
             connected,
             reports: true,
-            attestation: hops.map(|n| proto::Attestation { total: n, hops: (0..n).map(hop).collect() }),
+            attestation: hops.map(|n| proto::Attestation {
+                total: n,
+                hops: (0..n).map(hop).collect(),
+                ..Default::default()
+            }),
             now: 0,
         }
     }

@@ -14,7 +14,14 @@ type Report<'a> = &'a mut dyn FnMut(Path, String);
 
 impl HttpRouteSpec {
     pub(in crate::kinds) fn check(&self, namespace: &str, spec: &Path, report: Report<'_>) {
-        gateway::check_parents(&self.parent_refs, namespace, spec, report);
+        let mut seen = BTreeSet::new();
+        for (i, parent) in self.parent_refs.iter().enumerate() {
+            let path = spec.key("parentRefs").index(i);
+            parent.check(namespace, &path, report);
+            if !seen.insert((&parent.name, parent.port)) {
+                report(path, format!("{} is listed twice", parent.name));
+            }
+        }
         for (i, rule) in self.rules.iter().enumerate() {
             rule.check(namespace, &spec.key("rules").index(i), report);
         }
@@ -93,7 +100,7 @@ impl HttpMatch {
 }
 
 impl Filter {
-    pub(in crate::kinds) fn check(&self, namespace: &str, path: &Path, report: Report<'_>) {
+    fn check(&self, namespace: &str, path: &Path, report: Report<'_>) {
         for (kind, field, given) in [
             (
                 FilterKind::RequestHeaderModifier,
@@ -207,7 +214,7 @@ impl PathModifier {
 }
 
 impl BackendRef {
-    pub(in crate::kinds) fn check(&self, namespace: &str, path: &Path, report: Report<'_>) {
+    fn check(&self, namespace: &str, path: &Path, report: Report<'_>) {
         gateway::check_kind(self.group.as_deref(), self.kind.as_deref(), path, report);
         gateway::check_namespace(self.namespace.as_ref(), namespace, path, report);
         for (i, filter) in self.filters.iter().enumerate() {

@@ -71,6 +71,10 @@ fn admitted_events_change_nothing_and_another_is_named() {
     assert_eq!(finding.field, "event[1]");
     assert_eq!(finding.presented, format!("'exec' with digest {digest}"));
     assert_eq!(finding.expected, "'exec' (exec 1.0)");
+    let digests = [1, 2, 3].map(|n| reference("exec", EventContent::Digest([n; 48])));
+    let several = sets(digests.into_iter().collect(), None);
+    let denial = by(admitted(), &measured(&[SHELL]), &several).denial().unwrap();
+    assert_eq!(denial.findings[0].expected, "'exec' (exec 1.0)", "once");
     let other = by(admitted(), &measured(&[("reboot", b"")]), &references).denial().unwrap();
     assert_eq!(other.findings[0].expected, "every 'config' (config 1.0), 'exec' (exec 1.0)");
     let many = by(admitted(), &measured(&[SHELL; 100]), &references).denial().unwrap();

@@ -111,7 +111,7 @@ impl Endpoint {
             Outcome::Accept => self.open_if_proved(),
             Outcome::Retry(_) => Ok(()),
             Outcome::Reject(reason) => {
-                self.end.refused(&mut self.out, reason, "Result");
+                self.end.refused(&mut self.out, reason, "our proof");
                 Ok(())
             }
         }

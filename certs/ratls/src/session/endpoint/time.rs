@@ -48,7 +48,12 @@ impl Endpoint {
                 return Err(Finding::new(Reason::Timeout, "gate", expected, "not open").into());
             }
             Stage::Opening(deadline) if passed(deadline) => {
-                let finding = Finding::new(Reason::ChannelClosed, "channel", "one within 2 s", "none");
+                let finding = Finding::new(
+                    Reason::ChannelClosed,
+                    "our connection",
+                    "a channel for rounds in 2 s",
+                    "the peer opens none",
+                );
                 return Err(finding.into());
             }
             _ => {}
