@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::document::{self, MAX_BYTES, Node, Path, Position};
 use crate::kinds::scalar::{Name, Namespace, quoted};
 use crate::kinds::{
-    self, AttestationPolicySpec, AuthorizationPolicySpec, HttpRouteSpec, PlatformListSpec,
+    self, AttestationPolicySpec, AuthorizationPolicySpec, GrpcRouteSpec, HttpRouteSpec, PlatformListSpec,
     ReferenceValuesSpec, ServiceSpec, TrustDomainSpec, WorkloadEntrySpec, WorkloadIdentitySpec,
 };
 use crate::problem::Problem;
@@ -40,11 +40,13 @@ pub enum Kind {
     Service,
     #[serde(rename = "HTTPRoute")]
     HttpRoute,
+    #[serde(rename = "GRPCRoute")]
+    GrpcRoute,
 }
 
 impl Kind {
     /// All kinds, in the order in which they are shown and applied.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::TrustDomain,
         Kind::ReferenceValues,
         Kind::PlatformList,
@@ -54,6 +56,7 @@ impl Kind {
         Kind::WorkloadEntry,
         Kind::Service,
         Kind::HttpRoute,
+        Kind::GrpcRoute,
     ];
 
     /// The name in `kind:`.
@@ -69,6 +72,7 @@ impl Kind {
             Self::WorkloadEntry => "WorkloadEntry",
             Self::Service => "Service",
             Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
         }
     }
 
@@ -76,12 +80,12 @@ impl Kind {
     #[must_use]
     pub const fn api_version(self) -> &'static str {
         match self {
-            Self::HttpRoute => GATEWAY_API_VERSION,
+            Self::HttpRoute | Self::GrpcRoute => GATEWAY_API_VERSION,
             _ => API_VERSION,
         }
     }
 
-    /// From the name in `kind:`, its lower-case form, plural or short name (`attpol`, `refval`, `platlist`, `authzpol`, `td`, `wid`, `we`, `svc`, `hr`).
+    /// From the name in `kind:`, its lower-case form, plural or short name (`attpol`, `refval`, `platlist`, `authzpol`, `td`, `wid`, `we`, `svc`, `hr`, `gr`).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
@@ -104,6 +108,7 @@ impl Kind {
             Self::WorkloadEntry => "workloadentries",
             Self::Service => "services",
             Self::HttpRoute => "httproutes",
+            Self::GrpcRoute => "grpcroutes",
         }
     }
 
@@ -120,6 +125,7 @@ impl Kind {
             Self::WorkloadEntry => "we",
             Self::Service => "svc",
             Self::HttpRoute => "hr",
+            Self::GrpcRoute => "gr",
         }
     }
 }
@@ -179,6 +185,7 @@ pub enum Resource {
     WorkloadEntry(Metadata, WorkloadEntrySpec),
     Service(Metadata, ServiceSpec),
     HttpRoute(Metadata, HttpRouteSpec),
+    GrpcRoute(Metadata, GrpcRouteSpec),
 }
 
 impl Resource {
@@ -202,6 +209,7 @@ impl Resource {
             Self::WorkloadEntry(..) => Kind::WorkloadEntry,
             Self::Service(..) => Kind::Service,
             Self::HttpRoute(..) => Kind::HttpRoute,
+            Self::GrpcRoute(..) => Kind::GrpcRoute,
         }
     }
 
@@ -217,7 +225,8 @@ impl Resource {
             | Self::AuthorizationPolicy(m, _)
             | Self::WorkloadEntry(m, _)
             | Self::Service(m, _)
-            | Self::HttpRoute(m, _) => m,
+            | Self::HttpRoute(m, _)
+            | Self::GrpcRoute(m, _) => m,
         }
     }
 
@@ -260,6 +269,7 @@ impl Resource {
             Self::WorkloadEntry(_, s) => Spec::WorkloadEntry(s),
             Self::Service(_, s) => Spec::Service(s),
             Self::HttpRoute(_, s) => Spec::HttpRoute(s),
+            Self::GrpcRoute(_, s) => Spec::GrpcRoute(s),
         };
         let kind = self.kind();
         Document { api_version: kind.api_version(), kind, metadata: self.metadata(), spec }
@@ -292,6 +302,7 @@ enum Spec<'a> {
     WorkloadEntry(&'a WorkloadEntrySpec),
     Service(&'a ServiceSpec),
     HttpRoute(&'a HttpRouteSpec),
+    GrpcRoute(&'a GrpcRouteSpec),
 }
 
 /// Sorted keys, no spaces. Does not rely on the order in which a map of the
@@ -421,5 +432,6 @@ fn typed(kind: Kind, node: &Node) -> Result<Resource, serde_json::Error> {
         Kind::WorkloadEntry => Resource::WorkloadEntry(metadata, serde_json::from_value(spec)?),
         Kind::Service => Resource::Service(metadata, serde_json::from_value(spec)?),
         Kind::HttpRoute => Resource::HttpRoute(metadata, serde_json::from_value(spec)?),
+        Kind::GrpcRoute => Resource::GrpcRoute(metadata, serde_json::from_value(spec)?),
     })
 }

@@ -14,8 +14,8 @@ use serde_json::{Map, Value, json};
 
 use crate::bootstrap::{ControlPlaneBootstrapSpec, ProxyBootstrapSpec};
 use crate::kinds::{
-    AttestationPolicySpec, AuthorizationPolicySpec, HttpRouteSpec, PlatformListSpec, ReferenceValuesSpec,
-    ServiceSpec, TrustDomainSpec, WorkloadEntrySpec, WorkloadIdentitySpec, scalar,
+    AttestationPolicySpec, AuthorizationPolicySpec, GrpcRouteSpec, HttpRouteSpec, PlatformListSpec,
+    ReferenceValuesSpec, ServiceSpec, TrustDomainSpec, WorkloadEntrySpec, WorkloadIdentitySpec, scalar,
 };
 use crate::resource::{API_VERSION, Kind, Metadata};
 
@@ -50,6 +50,7 @@ static SCHEMAS: LazyLock<BTreeMap<&'static str, Value>> = LazyLock::new(|| {
         resource::<Metadata, WorkloadEntrySpec>(Kind::WorkloadEntry),
         resource::<Metadata, ServiceSpec>(Kind::Service),
         resource::<Metadata, HttpRouteSpec>(Kind::HttpRoute),
+        resource::<Metadata, GrpcRouteSpec>(Kind::GrpcRoute),
         document::<(), ProxyBootstrapSpec>(PROXY_BOOTSTRAP, API_VERSION),
         document::<(), ControlPlaneBootstrapSpec>(CONTROL_PLANE_BOOTSTRAP, API_VERSION),
     ])

@@ -69,7 +69,7 @@ fn all_problems_of_all_documents_are_reported() {
             "f.yaml:20:7: kind: unknown kind `AtestationPolicy` (did you mean `AttestationPolicy`?)",
             "f.yaml:22:1: is not a resource: accepted is a mapping with apiVersion, kind, metadata, spec (known: \
              TrustDomain, ReferenceValues, PlatformList, AttestationPolicy, WorkloadIdentity, AuthorizationPolicy, \
-             WorkloadEntry, Service, HTTPRoute)",
+             WorkloadEntry, Service, HTTPRoute, GRPCRoute)",
         ]
     );
 }

@@ -271,6 +271,76 @@ fn a_rule_says_what_is_done_and_where_requests_go() {
     assert_eq!(Kind::from_name("httproutes"), Some(Kind::HttpRoute));
 }
 
+/// Service, method, headers; a route of calls before routes of requests.
+#[test]
+fn calls_are_routed_by_service_and_method() {
+    let grpc = |rules: &str| {
+        route("calls", &format!("{{ {PARENT}, rules: [{rules}] }}")).replace("HTTPRoute", "GRPCRoute")
+    };
+    let to = |matches: &str| {
+        format!(
+            "{{ matches: [{matches}], backendRefs: [{{ name: v1, port: 80 }}], filters: [{{ type: RequestHeaderModifier, \
+                 requestHeaderModifier: {{ add: [{{ name: a, value: b }}] }} }}] }}"
+        )
+    };
+    let rules_of_calls = [
+        to(""),
+        to("{ method: { method: Get } }"),
+        to("{ method: { service: shop.Stock } }"),
+        to("{ method: { type: Exact, service: shop.Stock, method: Get } }"),
+        to("{ method: { service: shop.Stock }, headers: [{ name: a, value: b }] }"),
+    ];
+    let text = mesh(&[
+        grpc(&rules_of_calls.join(", ")),
+        route("requests", &rules(&["{ path: { type: Exact, value: /x/Get } }"])),
+    ]);
+    let http = "name: web, namespace: payments }\nspec: { ports: [{ port: 80, appProtocol: ";
+    assert!(text.contains(http));
+    let text = text.replace(&format!("{http}HTTP "), &format!("{http}GRPC "));
+    let view = WORLD.view(&text);
+    let web = view.service("payments", "web", 80).unwrap();
+    for (target, headers, expected) in [
+        ("/shop.Stock/Get", &[] as &[_], "3"),
+        ("/shop.Stock/Set", &[], "2"),
+        ("/shop.Stock/Set", &[("a", "b")], "4"),
+        ("/shop.Stock/Get", &[("a", "b")], "3"),
+        ("/shop.Sto/Get", &[], "1"),
+        ("/x/Get", &[], "1"),
+        ("/x/Set", &[], "0"),
+        ("/shop.Stock/Get/x", &[], "2"),
+    ] {
+        let asked = Asked { method: "POST", target, headers, ..ASKED };
+        let found = asked.with(web, |decision, _| match decision {
+            RouteDecision::Rule(Routed { rule, .. }) => rule.name.clone(),
+            other => format!("{other:?}"),
+        });
+        assert_eq!(found, format!("GRPCRoute payments/calls, rules[{expected}]"), "{target} {headers:?}");
+    }
+
+    let wrong = grpc(
+        "{ matches: [{ method: { service: a/b, method: 9 } }], backendRefs: [{ name: v1, port: 80 }] }, \
+         { matches: [{ method: { type: Exact } }], filters: [{ type: URLRewrite, urlRewrite: { hostname: a.b } }], \
+           backendRefs: [{ name: v1, port: 80 }] }, { timeouts: {} }",
+    );
+    let problems: Vec<_> = parse("f", &wrong).unwrap_err().iter().map(ToString::to_string).collect();
+    for (problem, expected) in problems.iter().zip([
+        "spec.rules[0].matches[0].method.service: `a/b` is not a gRPC service such as shop.Stock",
+        "spec.rules[0].matches[0].method.method: is the number 9, accepted: a text",
+        "spec.rules[2].timeouts: unknown field `timeouts`",
+        "spec.rules[2]: field `backendRefs` is missing",
+    ]) {
+        assert!(problem.contains(expected), "{problem}");
+    }
+    let wrong =
+        grpc(&to("{ method: { type: Exact } }").replace("RequestHeaderModifier,", "URLRewrite,").replace(
+            "requestHeaderModifier: { add: [{ name: a, value: b }] }",
+            "urlRewrite: { hostname: a.b }",
+        ));
+    let problems: Vec<_> = parse("f", &wrong).unwrap_err().iter().map(ToString::to_string).collect();
+    assert!(problems[0].contains("method: names no service and no method: give one of them"), "{problems:?}");
+    assert!(problems[1].contains("filters[0].type: is for HTTPRoutes"), "{problems:?}");
+}
+
 #[test]
 fn routes_change_without_what_they_do_not_touch() {
     let before = WORLD.view(&mesh(&[route("r", &rules(&[""]))]));
@@ -333,11 +403,11 @@ fn routes_are_checked_as_a_set() {
             "HTTPRoute payments/a, spec.parentRefs[0].name: there is no Service payments/wbe (did you mean `web`?)",
             "HTTPRoute payments/b, spec.parentRefs[0].port: Service payments/web has no port 81, but 80",
             "HTTPRoute payments/b, spec.rules[0].backendRefs[0].port: Service payments/v1 has no port 8080, but 80",
-            "HTTPRoute payments/c, spec.parentRefs[0]: port 5432 of Service payments/bytes has no appProtocol HTTP, HTTP2 or \
-             GRPC: there are no requests to route",
+            "HTTPRoute payments/c, spec.parentRefs[0]: Service payments/bytes has no port 5432 with appProtocol HTTP, HTTP2 or \
+             GRPC: there is nothing to route",
             "HTTPRoute payments/c, spec.rules[0].backendRefs[0].name: there is no Service payments/v3 (did you mean `v2`?)",
-            "HTTPRoute payments/d, spec.parentRefs[0]: no port of Service payments/bytes has appProtocol HTTP, HTTP2 or GRPC: \
-             there are no requests to route",
+            "HTTPRoute payments/d, spec.parentRefs[0]: Service payments/bytes has no port with appProtocol HTTP, HTTP2 or GRPC: \
+             there is nothing to route",
         ]
     );
 }

@@ -69,19 +69,24 @@ where
         return Err(Finding::new(Reason::SelfConnection, "peer's key", expected, "our own").into());
     }
     let place = ctx.crowd.enter(presented, ctx);
+    match &place {
+        Ok(_) => ctx.metrics.admitted(&admission, role),
+        Err(denial) => ctx.metrics.denied(denial, role),
+    }
     let attests = agreed.alpn == ALPN_MESH;
-    let session = if attests { Some(session(agreed, role, &credentials, presented, ctx)?) } else { None };
-    let _place = match place {
-        Ok(place) => place,
-        Err(denial) => {
-            ctx.metrics.denied(&denial, role);
-            if let Some(session) = session {
+    let session = match attests {
+        true => Some(session(agreed, role, &credentials, presented, ctx)),
+        false => None,
+    };
+    let (_place, session) = match (place, session.transpose()) {
+        (Ok(place), session) => (place, session.inspect_err(|denial| ctx.metrics.denied(denial, role))?),
+        (Err(denial), session) => {
+            if let Ok(Some(session)) = session {
                 turn_away(&session, stream, &denial, ctx).await;
             }
             return Err(denial);
         }
     };
-    ctx.metrics.admitted(&admission, role);
     let new = NewHop {
         role,
         me: credentials.me.clone(),
@@ -178,7 +183,9 @@ async fn consent<S>(hop: &Hop, mut stream: S, ctx: &Context) -> Result<Rest<S>, 
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    hop.reattest(&hop.admission(), ctx)?;
+    // Its certificate was admitted, and counted as that; its connection is not.
+    let enough = hop.reattest(&hop.admission(), ctx);
+    enough.inspect_err(|denial| ctx.metrics.denied(denial, hop.role))?;
     let mut first = BytesMut::with_capacity(64);
     if hop.role == Role::Client {
         return Ok(beyond(hop, first, stream));

@@ -8,9 +8,10 @@
 mod cut;
 mod hop;
 mod index;
+mod sweep;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -140,27 +141,27 @@ impl Live {
     }
 
     /// Looks again at the hops that `changes` affect, under the current view, which
-    /// was installed before. `authorize` answers for the streams of callers.
-    /// Returns how many hops were judged again and how many were cut.
+    /// was installed before, on all cores. `authorize` answers for the streams of
+    /// callers. Returns how many hops were judged again and how many were cut.
     pub fn reappraise(
         &self,
         changes: &Changes<'_>,
         ctx: &Context,
-        authorize: &dyn Fn(&Admission, &SpiffeId, u16) -> Result<(), Denial>,
+        authorize: &(dyn Fn(&Admission, &SpiffeId, u16) -> Result<(), Denial> + Sync),
     ) -> (usize, usize) {
-        let (affected, calls) = {
+        let (mut affected, calls) = {
             let inner = lock(&self.inner);
             let find = |ids: BTreeSet<u64>| -> Vec<Arc<Hop>> {
                 ids.iter().filter_map(|id| inner.hops.get(id).cloned()).collect()
             };
-            (find(inner.index.affected(changes)), find(inner.index.calls(changes)))
+            let affected = inner.index.affected(changes);
+            let calls = inner.index.calls(changes).difference(&affected).copied().collect();
+            (find(affected), find(calls))
         };
-        let cut = affected.iter().filter(|hop| hop.current(ctx).is_err()).count();
-        // What a peer proved can decide about its calls, too.
-        for hop in calls.iter().chain(&affected).filter(|hop| hop.role == Role::Client) {
-            let streams = hop.streams();
+        let review = |hop: &Hop| {
+            let streams = if hop.role == Role::Client { hop.streams() } else { Vec::new() };
             if streams.is_empty() || hop.cut.cause().is_some() {
-                continue;
+                return;
             }
             let admission = hop.admission();
             for stream in streams {
@@ -168,8 +169,17 @@ impl Live {
                     hop.sever_stream(&stream, &denial, &ctx.metrics);
                 }
             }
-        }
-        (affected.len(), cut)
+        };
+        // What costs nothing comes first, then the hops on which bytes flow.
+        calls.iter().for_each(|hop| review(hop));
+        affected.sort_by_cached_key(|hop| hop.is_idle());
+        let cut = AtomicUsize::new(0);
+        sweep::each(&affected, |hop| match hop.current(ctx) {
+            // What a peer proved can decide about its calls, too.
+            Ok(_) => review(hop),
+            Err(_) => _ = cut.fetch_add(1, Ordering::Relaxed),
+        });
+        (affected.len(), cut.into_inner())
     }
 
     /// Looks again at hops whose time is up, at all while nobody knows the time, and

@@ -128,6 +128,7 @@ async fn each_refusal_of_a_request_has_its_status_and_reason() {
 async fn a_workload_that_does_not_listen_is_503() {
     let mut pair = Pair::at("L1", World::new(), |_| {}).await;
     let (elsewhere, _) = support::workload().await;
+    // The pair keeps the port: nobody else listens on it.
     drop(std::mem::replace(&mut pair.workload, elsewhere));
     let mut hop = Raw::connect(&pair).await;
     let (status, headers) = hop.ask(Method::CONNECT, &format!("ledger:{}", pair.port)).await;

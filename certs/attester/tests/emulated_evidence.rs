@@ -19,11 +19,14 @@ use countersign_attester::Attester;
 use countersign_attester::emulated::{
     CollateralSpec, IntelPlatform, SgxSpec, SnpCertificateSpec, SnpSpec, SvnLevel, TcbLevel, TdxSpec, Vendor,
 };
+use countersign_evidence::cache::Cache;
 use countersign_evidence::claims::{
     Body, IntelPlatform as PlatformClaims, Product, TcbStatus, TcbVersion, Tee,
 };
 use countersign_evidence::collateral::{Item, Marks};
-use countersign_evidence::{Anchors, Claims, Collateral, Evidence, Finding, Reason, verify};
+use countersign_evidence::{
+    Anchors, Claims, Collateral, Evidence, Finding, Fingerprint, Reason, verify, verify_again,
+};
 
 /// The emulated roots and nobody else's.
 fn anchors() -> Anchors {
@@ -238,6 +241,52 @@ fn each_revocation_is_noticed() {
     under(&*vlek, &spec).unwrap();
     let spec = CollateralSpec { revoked_by_ark: vec![VENDOR.asvk_serial().unwrap()], ..default() };
     assert_eq!(reason(under(&*vlek, &spec)), Reason::CertificateRevoked);
+}
+
+/// What a new list costs: a look at the list.
+#[test]
+fn evidence_that_was_verified_is_verified_again_without_the_signature_over_it() {
+    let machine = VENDOR.tdx(TdxSpec::default()).unwrap();
+    let tdx_revoked =
+        CollateralSpec { revoked_pck: vec![machine.pck_serial().clone()], ..CollateralSpec::default() };
+    let snp_revoked =
+        CollateralSpec { revoked_by_ark: vec![VENDOR.ask_serial().unwrap()], ..CollateralSpec::default() };
+    // Behind the data that the attester chose.
+    let cases: [(Arc<dyn Attester>, _, _); 2] =
+        [(machine, tdx_revoked, 68), (snp(SnpSpec::default()), snp_revoked, 592)];
+    for (machine, revoking, signature) in cases {
+        let cache = Cache::default();
+        let produced = machine.evidence(&DATA).unwrap();
+        let newer = collateral(&CollateralSpec { crl_number: 2, ..CollateralSpec::default() });
+        let anew = |collateral: &Collateral| {
+            let evidence = Evidence::parse(produced.media_type, &produced.value)?;
+            verify(&evidence, collateral, &anchors(), at(NOW), Some(&cache), &mut ())
+        };
+        let again = |value: &[u8], last: &Claims, collateral: &Collateral| {
+            let evidence = Evidence::parse(produced.media_type, value)?;
+            verify_again(&evidence, last, collateral, &anchors(), at(NOW), Some(&cache))
+        };
+        let claims = anew(&collateral(&CollateralSpec::default())).unwrap();
+        assert_eq!(again(&produced.value, &claims, &newer).unwrap(), anew(&newer).unwrap());
+        let revoked = again(&produced.value, &claims, &collateral(&revoking));
+        assert_eq!(reason(revoked), Reason::CertificateRevoked);
+
+        let mut forged = produced.value.clone();
+        let data = forged.windows(DATA.len()).position(|bytes| bytes == DATA).unwrap();
+        forged[data + signature] ^= 1;
+        assert_eq!(reason(again(&forged, &claims, &newer)), Reason::BadSignature);
+        // It is the bytes and the key by which it is known what was verified.
+        let mut last = Claims::clone(&claims);
+        last.evidence = match Evidence::parse(produced.media_type, &forged).unwrap() {
+            Evidence::Intel(quote) => Fingerprint::of(quote.bytes()),
+            Evidence::Amd(report) => Fingerprint::of(report.report().as_bytes()),
+        };
+        assert!(again(&forged, &last, &newer).is_ok());
+        if let Body::SevSnp(report) = &mut last.body {
+            report.signed_by = Fingerprint([0; 32]);
+            assert_eq!(reason(again(&forged, &last, &newer)), Reason::BadSignature);
+        }
+    }
 }
 
 #[test]

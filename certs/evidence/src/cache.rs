@@ -1,11 +1,13 @@
 //! What need not be verified twice.
 //!
-//! Certificate chains by their content and the collateral they were verified
-//! under. Nothing outlives what it was derived from: the key contains the
-//! collateral's id, each value carries its own window of time, and times,
-//! roots and revocation are looked at again on every use. The signature of a
-//! quoting enclave's report, which is the same in all quotes of one platform, is
-//! remembered by everything that it is a function of.
+//! Certificate chains by their content and what they were verified under: of
+//! Intel the certificates and roots, of AMD all collateral. Nothing outlives what
+//! it was derived from: each value carries its own window of time, and times,
+//! roots and revocation are looked at again on every use. Two signatures are
+//! remembered by everything that they are a function of, so that a new list of
+//! revoked certificates has none of them verified again: of a quoting enclave's
+//! report, which is the same in all quotes of one platform, and of the
+//! certificate of an endorsement key.
 
 use std::fmt;
 use std::sync::Arc;

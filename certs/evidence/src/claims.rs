@@ -292,6 +292,9 @@ pub struct SnpClaims {
     pub csp_id: Option<String>,
     /// Whether a current CRL was at hand and does not list the certificates.
     pub crl_checked: bool,
+    /// SHA-256 of the certificate of the key that signed the report.
+    #[serde(skip)]
+    pub signed_by: Fingerprint,
 }
 
 /// Which endorsement key signed an SEV-SNP report.

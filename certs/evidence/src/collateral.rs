@@ -63,6 +63,8 @@ pub struct Mark {
 pub struct Collateral {
     /// SHA-256 over everything that a verification sees of it: for caches and logs.
     id: [u8; 32],
+    /// The same over what paths are found among.
+    paths_id: [u8; 32],
     anchors: Anchors,
     certificates: Vec<Arc<Certificate>>,
     crls: Vec<Arc<Crl>>,
@@ -80,6 +82,7 @@ impl Default for Collateral {
     fn default() -> Self {
         Self {
             id: [0; 32],
+            paths_id: [0; 32],
             anchors: Anchors::default(),
             certificates: Vec::new(),
             crls: Vec::new(),
@@ -140,7 +143,7 @@ impl Collateral {
             out.admit_signed((index, &signed), &signers, marks, now)
                 .unwrap_or_else(|f| refused.push((name(index), f)));
         }
-        out.id = out.digest();
+        (out.paths_id, out.id) = out.digests();
         Appraised { collateral: out, refused }
     }
 
@@ -267,7 +270,7 @@ impl Collateral {
 
     /// The same items come to other collateral under other anchors or marks, or
     /// at another time, so that their bytes are not what it is.
-    fn digest(&self) -> [u8; 32] {
+    fn digests(&self) -> ([u8; 32], [u8; 32]) {
         let anchored = |root: &Fingerprint| {
             [&root.0[..], &[u8::from(self.anchors.kind(root) == Some(RootKind::Emulated))]].concat()
         };
@@ -275,16 +278,20 @@ impl Collateral {
         for root in self.anchors.roots() {
             text.extend(anchored(root));
         }
-        let certificates = self.certificates.iter().map(|c| (b'c', c.fingerprint().0, None));
-        let crls = self.crls.iter().map(|c| (b'r', *c.digest(), Some(c.root())));
-        let infos = self.tcb_infos.iter().map(|e| (b't', e.digest, Some(e.path.root)));
-        let identities = self.qe_identities.iter().map(|e| (b'q', e.digest, Some(e.path.root)));
-        for (kind, digest, root) in certificates.chain(crls).chain(infos).chain(identities) {
+        for certificate in &self.certificates {
+            text.push(b'c');
+            text.extend(certificate.fingerprint().0);
+        }
+        let paths = sha256(&text);
+        let crls = self.crls.iter().map(|c| (b'r', *c.digest(), c.root()));
+        let infos = self.tcb_infos.iter().map(|e| (b't', e.digest, e.path.root));
+        let identities = self.qe_identities.iter().map(|e| (b'q', e.digest, e.path.root));
+        for (kind, digest, root) in crls.chain(infos).chain(identities) {
             text.push(kind);
             text.extend(digest);
-            text.extend(root.iter().flat_map(|root| root.0));
+            text.extend(root.0);
         }
-        sha256(&text)
+        (paths, sha256(&text))
     }
 
     /// TCB infos of this kind for this platform, whatever root they end in.
@@ -307,6 +314,12 @@ impl Collateral {
     #[must_use]
     pub const fn id(&self) -> &[u8; 32] {
         &self.id
+    }
+
+    /// SHA-256 over certificates and anchors: the path of a certificate depends on
+    /// nothing else of it, and is the same when a list of revoked ones is replaced.
+    pub(crate) const fn paths_id(&self) -> &[u8; 32] {
+        &self.paths_id
     }
 
     /// When its items come to something else: a piece of them that was issued

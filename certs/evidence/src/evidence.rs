@@ -352,8 +352,31 @@ pub fn verify<O: Observer>(
     observer: &mut O,
 ) -> Result<Arc<Claims>, Finding> {
     match evidence {
-        Evidence::Intel(quote) => intel::verify(quote, collateral, anchors, now, cache, observer),
-        Evidence::Amd(report) => amd::verify(report, collateral, anchors, now, cache, observer),
+        Evidence::Intel(quote) => intel::verify(quote, collateral, anchors, now, (cache, None), observer),
+        Evidence::Amd(report) => amd::verify(report, collateral, anchors, now, (cache, None), observer),
+    }
+    .map(Arc::new)
+}
+
+/// As [`verify`], when evidence was verified before and proved `last`: if it is
+/// this very evidence, the signature over it is not verified again, since nothing
+/// but its bytes and the key decides about that. Everything that hangs on time and
+/// collateral is looked at anew.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_again(
+    evidence: &Evidence<'_>,
+    last: &Claims,
+    collateral: &Collateral,
+    anchors: &Anchors,
+    now: UnixTime,
+    cache: Option<&Cache>,
+) -> Result<Arc<Claims>, Finding> {
+    let known = (cache, Some(last));
+    match evidence {
+        Evidence::Intel(quote) => intel::verify(quote, collateral, anchors, now, known, &mut ()),
+        Evidence::Amd(report) => amd::verify(report, collateral, anchors, now, known, &mut ()),
     }
     .map(Arc::new)
 }

@@ -6,8 +6,15 @@
 //! clock is believed that does. Only times that somebody else signed raise the
 //! floor, never the clock itself: one that was ahead by mistake would be refused
 //! for ever after it was put right.
+//!
+//! Vendors sign by their own clocks. The CA of a mesh signs by one that can be
+//! wrong together with everybody's in it: what it says counts no further than time
+//! went on by a clock that nobody sets. A fleet that was ahead for a while goes on
+//! when it is put right.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::finding::{Finding, timestamp};
 use crate::reason::Reason;
@@ -22,11 +29,15 @@ const LEEWAY: u64 = 300;
 
 /// The newest time, in seconds since the epoch, that is known to be over.
 #[derive(Debug)]
-pub struct Floor(AtomicU64);
+pub struct Floor {
+    second: AtomicU64,
+    /// What our CA signed first, and when that was on the monotonic clock.
+    first: OnceLock<(u64, Duration)>,
+}
 
 impl Default for Floor {
     fn default() -> Self {
-        Self(AtomicU64::new(RELEASED))
+        Self { second: AtomicU64::new(RELEASED), first: OnceLock::new() }
     }
 }
 
@@ -34,13 +45,24 @@ impl Floor {
     /// Somebody signed at this second, and the signature was verified at a time
     /// at which it was not in the future.
     pub fn raise(&self, signed: u64) {
-        self.0.fetch_max(signed, Ordering::Relaxed);
+        self.second.fetch_max(signed, Ordering::Relaxed);
+    }
+
+    /// The same for what our own CA signed, at `monotonic` by a clock that nobody
+    /// sets. From its first word to this one no more time has passed than that
+    /// clock says, and the leeway. Returns the second that counts.
+    pub fn raise_by_authority(&self, signed: u64, monotonic: Duration) -> u64 {
+        let (first, then) = *self.first.get_or_init(|| (signed, monotonic));
+        let passed = monotonic.saturating_sub(then).as_secs();
+        let counts = signed.min(first.saturating_add(passed).saturating_add(LEEWAY));
+        self.raise(counts);
+        counts
     }
 
     /// The second that no clock may be behind.
     #[must_use]
     pub fn second(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.second.load(Ordering::Relaxed)
     }
 
     /// Whether a clock that says `now` can be believed.
@@ -76,6 +98,26 @@ mod tests {
             "clock-behind: this machine's clock is 2026-11-01T00:11:39Z, accepted: \
              2026-11-01T00:16:40Z or later, when something was signed that was verified"
         );
+    }
+
+    #[test]
+    fn a_mesh_that_was_ahead_together_is_not_locked_out() {
+        let (floor, start) = (Floor::default(), RELEASED + 1000);
+        let after = Duration::from_secs;
+        // What came first counts, whenever that is: there is nothing to compare it with.
+        assert_eq!(floor.raise_by_authority(start, after(50)), start);
+        assert_eq!(floor.raise_by_authority(start + 900, after(950)), start + 900);
+        // The clocks of CA and proxies are a year ahead, for two renewals.
+        let year = 365 * 86_400;
+        for (second, passed) in [(start + year + 1800, 1800), (start + year + 2700, 2700)] {
+            assert_eq!(floor.raise_by_authority(second, after(50 + passed)), start + passed + LEEWAY);
+        }
+        assert!(floor.check(start + 2800).is_ok(), "put right, all goes on");
+        assert_eq!(floor.raise_by_authority(start + 3600, after(3650)), start + 3600);
+        assert!(floor.check(start + 3600 - LEEWAY - 1).is_err(), "and nobody sets it back");
+        // Vendors have clocks of their own.
+        floor.raise(start + year);
+        assert!(floor.check(start + 3700).is_err());
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub use claims::Claims;
 pub use collateral::Collateral;
 pub use dependencies::Dependencies;
 pub use event_log::RegisterState;
-pub use evidence::{Evidence, verify};
+pub use evidence::{Evidence, verify, verify_again};
 pub use finding::{Denial, Finding};
 pub use floor::Floor;
 pub use policy::{Policy, PolicyRef, References};

@@ -29,7 +29,7 @@ enum Form {
   countersign get wid --all-namespaces -o json
 
 Kinds may be written in full, as a plural or short: td, wid, attpol, refval,
-platlist, authzpol, we, svc, hr.")]
+platlist, authzpol, we, svc, hr, gr.")]
 pub(crate) struct Args {
     /// The kind, in any of its spellings
     #[arg(value_parser = Kinds)]
@@ -212,7 +212,7 @@ fn summary(value: &Value) -> String {
             let ports: Vec<String> = list("ports").map(port).collect();
             format!("{} port {}", names.join(" "), ports.join(", ")).trim_start().to_owned()
         }
-        Some("HTTPRoute") => {
+        Some("HTTPRoute" | "GRPCRoute") => {
             let parents = list("parentRefs").filter_map(|parent| parent.get("name")?.as_str());
             format!("of {}, {} rules", parents.collect::<Vec<_>>().join(", "), count("rules"))
         }

@@ -2,11 +2,14 @@
 //! (`gateway.networking.k8s.io/v1`). What it has and we do not do is an error.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::http_route::{BackendRef, Filter};
 use super::scalar::{Name, Namespace};
+use super::service::AppProtocol;
 use crate::document::Path;
 
 /// A field of the Gateway API that we do not support. It cannot be given, so
@@ -70,8 +73,65 @@ const SERVICE: &str = "Service";
 
 type Report<'a> = &'a mut dyn FnMut(Path, String);
 
+/// What a kind of route is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Routing {
+    /// Requests of HTTP.
+    Requests,
+    /// Calls of gRPC.
+    Calls,
+}
+
+impl Routing {
+    /// Whether there is any of it where this is spoken.
+    pub(crate) const fn fits(self, protocol: AppProtocol) -> bool {
+        match self {
+            Self::Requests => protocol.is_http(),
+            Self::Calls => matches!(protocol, AppProtocol::Grpc | AppProtocol::Http2),
+        }
+    }
+
+    /// Where there is any, in words.
+    pub(crate) const fn protocols(self) -> &'static str {
+        match self {
+            Self::Requests => "HTTP, HTTP2 or GRPC",
+            Self::Calls => "GRPC or HTTP2",
+        }
+    }
+}
+
+/// Where a Service is named in a route, by a path, and which port of it.
+pub(crate) type Places<'a> = Vec<(String, &'a Name, u16)>;
+
+pub(super) fn places<'a>(rules: impl Iterator<Item = (&'a [Filter], &'a [BackendRef])>) -> Places<'a> {
+    let mut places = Vec::new();
+    for (i, (filters, backends)) in rules.enumerate() {
+        for (k, backend) in backends.iter().enumerate() {
+            places.push((format!("spec.rules[{i}].backendRefs[{k}]"), &backend.name, backend.port));
+        }
+        for (k, filter) in filters.iter().enumerate() {
+            if let Some(mirror) = &filter.request_mirror {
+                let path = format!("spec.rules[{i}].filters[{k}].requestMirror.backendRef");
+                places.push((path, &mirror.backend_ref.name, mirror.backend_ref.port));
+            }
+        }
+    }
+    places
+}
+
+pub(super) fn check_parents(parents: &[ParentRef], own: &str, spec: &Path, report: Report<'_>) {
+    let mut seen = BTreeSet::new();
+    for (i, parent) in parents.iter().enumerate() {
+        let path = spec.key("parentRefs").index(i);
+        parent.check(own, &path, report);
+        if !seen.insert((&parent.name, parent.port)) {
+            report(path, format!("{} is listed twice", parent.name));
+        }
+    }
+}
+
 impl ParentRef {
-    pub(super) fn check(&self, own: &str, path: &Path, report: Report<'_>) {
+    fn check(&self, own: &str, path: &Path, report: Report<'_>) {
         if (self.group.as_deref(), self.kind.as_deref()) != (Some(CORE), Some(SERVICE)) {
             let kind = self.kind.as_deref().unwrap_or("Gateway");
             let message = format!(

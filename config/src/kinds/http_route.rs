@@ -5,6 +5,7 @@ mod check;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::gateway::{self, Places};
 pub use super::gateway::{ObjectRef, ParentRef, Unsupported};
 use super::scalar::{Duration, HeaderName, HeaderValue, Host, Hostname, Method, Name, Namespace, RoutePath};
 
@@ -149,7 +150,7 @@ pub struct QueryMatch {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-const fn is_exact(kind: &ValueKind) -> bool {
+pub(super) const fn is_exact(kind: &ValueKind) -> bool {
     matches!(kind, ValueKind::Exact)
 }
 
@@ -411,26 +412,8 @@ pub struct Retry {
 }
 
 impl HttpRouteSpec {
-    /// The Services that requests or copies of them go to, with the place of each: by
-    /// their names, which are of the route's namespace, and ports.
-    pub(crate) fn places(&self) -> impl Iterator<Item = (String, &Name, u16)> {
-        self.rules.iter().enumerate().flat_map(|(i, rule)| {
-            let backends = rule.backend_refs.iter().enumerate();
-            let backends =
-                backends.map(move |(k, b)| (format!("spec.rules[{i}].backendRefs[{k}]"), &b.name, b.port));
-            let mirrors = rule.filters.iter().enumerate().filter_map(move |(k, filter)| {
-                let target = &filter.request_mirror.as_ref()?.backend_ref;
-                let path = format!("spec.rules[{i}].filters[{k}].requestMirror.backendRef");
-                Some((path, &target.name, target.port))
-            });
-            backends.chain(mirrors)
-        })
-    }
-
-    /// The same without the places, each once.
-    pub(crate) fn targets(&self) -> impl Iterator<Item = (&str, u16)> {
-        let all: std::collections::BTreeSet<_> =
-            self.places().map(|(_, name, port)| (name.0.as_str(), port)).collect();
-        all.into_iter()
+    /// The Services that requests or copies of them go to.
+    pub(crate) fn places(&self) -> Places<'_> {
+        gateway::places(self.rules.iter().map(|rule| (rule.filters.as_slice(), rule.backend_refs.as_slice())))
     }
 }

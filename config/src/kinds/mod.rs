@@ -8,6 +8,7 @@ pub mod assurance;
 pub mod attestation_policy;
 pub mod authorization_policy;
 pub mod gateway;
+pub mod grpc_route;
 pub mod http_route;
 pub mod platform_list;
 pub mod reference_values;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use attestation_policy::AttestationPolicySpec;
 pub use authorization_policy::AuthorizationPolicySpec;
+pub use grpc_route::GrpcRouteSpec;
 pub use http_route::HttpRouteSpec;
 pub use platform_list::PlatformListSpec;
 pub use reference_values::ReferenceValuesSpec;
@@ -86,6 +88,7 @@ pub(crate) fn check(resource: &Resource, report: &mut dyn FnMut(Path, String)) {
         Resource::WorkloadEntry(_, s) => s.check(&spec, report),
         Resource::Service(_, s) => s.check(&spec, report),
         Resource::HttpRoute(m, s) => s.check(&m.namespace, &spec, report),
+        Resource::GrpcRoute(m, s) => s.check(&m.namespace, &spec, report),
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) fn format_check(format: &str) -> Option<Check> {
         "http-method" => |t| Method::parse(t).map(drop),
         "route-hostname" => |t| Hostname::parse(t).map(drop),
         "route-path" => |t| RoutePath::parse(t).map(drop),
+        "grpc-service" => |t| GrpcService::parse(t).map(drop),
+        "grpc-method" => |t| GrpcMethod::parse(t).map(drop),
         "header-name" => |t| HeaderName::parse(t).map(drop),
         "header-value" => |t| HeaderValue::parse(t).map(drop),
         "platform-id" => |t| PlatformId::parse(t).map(drop),
@@ -175,7 +177,7 @@ mod place;
 mod route;
 pub use pattern::{Glob, HostPattern, Method, PathPattern};
 pub use place::{Host, Locality, Place};
-pub use route::{HeaderName, HeaderValue, Hostname, RoutePath};
+pub use route::{GrpcMethod, GrpcService, HeaderName, HeaderValue, Hostname, RoutePath};
 
 impl Duration {
     /// From whole seconds.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{Set, error};
 use crate::kinds::ServiceSpec;
+use crate::kinds::gateway::Routing;
 use crate::kinds::scalar::Name;
-use crate::kinds::service::{AppProtocol, ServicePort};
+use crate::kinds::service::ServicePort;
 use crate::problem::Problem;
 use crate::resource::{Key, Kind, Resource};
 
@@ -22,37 +23,35 @@ impl Set<'_> {
             })
             .collect();
         for resource in self.resources {
-            let Resource::HttpRoute(metadata, spec) = resource else { continue };
-            let (key, namespace) = (resource.key(), &metadata.namespace);
-            for (i, parent) in spec.parent_refs.iter().enumerate() {
+            let (parents, places, routing) = match resource {
+                Resource::HttpRoute(_, spec) => (&spec.parent_refs, spec.places(), Routing::Requests),
+                Resource::GrpcRoute(_, spec) => (&spec.parent_refs, spec.places(), Routing::Calls),
+                _ => continue,
+            };
+            let key = resource.key();
+            let namespace = &key.namespace;
+            for (i, parent) in parents.iter().enumerate() {
                 let path = format!("spec.parentRefs[{i}]");
                 let Some(service) = self.service(&services, &key, &path, &parent.name, problems) else {
                     continue;
                 };
-                let http = |port: &ServicePort| port.app_protocol.is_some_and(AppProtocol::is_http);
-                let why = match parent.port.map(|number| service.ports.iter().find(|p| p.port == number)) {
-                    None if service.ports.iter().any(http) => continue,
-                    None => format!("no port of Service {namespace}/{} has", parent.name),
-                    Some(Some(port)) if http(port) => continue,
-                    Some(Some(port)) => {
-                        format!("port {} of Service {namespace}/{} has no", port.port, parent.name)
+                let asked = |port: &&ServicePort| parent.port.is_none_or(|number| number == port.port);
+                let asked: Vec<_> = service.ports.iter().filter(asked).collect();
+                match parent.port.filter(|_| asked.is_empty()) {
+                    Some(port) => problems.push(no_port(&key, &path, &parent.name, port, service)),
+                    None if asked.iter().any(|p| p.app_protocol.is_some_and(|p| routing.fits(p))) => {}
+                    None => {
+                        let which = parent.port.map(|port| format!(" {port}")).unwrap_or_default();
+                        let message = format!(
+                            "Service {namespace}/{} has no port{which} with appProtocol {}: there is nothing to route",
+                            parent.name,
+                            routing.protocols()
+                        );
+                        problems.push(error(&key, &path, message));
                     }
-                    Some(None) => {
-                        problems.push(no_port(
-                            &key,
-                            &path,
-                            &parent.name,
-                            parent.port.unwrap_or_default(),
-                            service,
-                        ));
-                        continue;
-                    }
-                };
-                let message =
-                    format!("{why} appProtocol HTTP, HTTP2 or GRPC: there are no requests to route");
-                problems.push(error(&key, &path, message));
+                }
             }
-            for (path, name, port) in spec.places() {
+            for (path, name, port) in places {
                 let service = self.service(&services, &key, &path, name, problems);
                 if let Some(service) = service.filter(|s| !s.ports.iter().any(|p| p.port == port)) {
                     problems.push(no_port(&key, &path, name, port, service));

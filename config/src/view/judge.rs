@@ -6,7 +6,7 @@ use std::sync::Arc;
 use countersign_evidence::policy::{Level, Policy};
 use countersign_evidence::verdict::{Outcome, Rejection};
 use countersign_evidence::{
-    Claims, Denial, Evidence, Finding, Reason, RegisterState, UnixTime, Verdict, appraise,
+    Claims, Denial, Evidence, Finding, Reason, RegisterState, UnixTime, Verdict, appraise, verify_again,
 };
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::{Admission, Conveyed, Form, Presented};
@@ -26,8 +26,17 @@ struct Hop<'a> {
     peer: &'a SpiffeId,
     /// The last second of the peer's path to its bundle.
     path_until: u64,
-    /// What its evidence proves, when that is known already.
-    verified: Option<&'a Arc<Claims>>,
+    known: Known<'a>,
+}
+
+/// What is known of a peer's evidence already.
+#[derive(Clone, Copy)]
+enum Known<'a> {
+    Nothing,
+    /// What it proved under other collateral.
+    Before(&'a Claims),
+    /// What it proves.
+    Now(&'a Arc<Claims>),
 }
 
 impl View {
@@ -45,13 +54,13 @@ impl View {
     /// does not hold, or `no-policy`.
     pub fn judge_hop(&self, me: &SpiffeId, presented: Presented, now: UnixTime) -> Result<Admission, Denial> {
         let (peer, path_until) = self.path(&presented, now)?;
-        self.judge_on_path(me, &peer, presented, path_until, None, now)
+        self.judge_on_path(me, &peer, presented, path_until, Known::Nothing, now)
     }
 
     /// Judges a hop's peer again, as [`judge_hop`](View::judge_hop) would what it
-    /// presented. What the admission rests on tells which signatures need not be
-    /// verified again: those of the path while the bundle is the same, those of
-    /// the evidence while the collateral is.
+    /// presented. What the admission rests on tells what need not be verified
+    /// again: the path while the bundle is the same, all of the evidence while the
+    /// collateral is, the signature over it in any case.
     ///
     /// # Errors
     /// As [`judge_hop`](View::judge_hop).
@@ -66,9 +75,12 @@ impl View {
             Some(id) => (id, last.path_until),
             None => self.path(&presented, now)?,
         };
-        let verified = last.claims.as_ref();
-        let verified = verified.filter(|claims| self.still_proves(&last.dependencies, claims, now));
-        self.judge_on_path(me, &peer, presented, path_until, verified, now)
+        let known = match &last.claims {
+            Some(claims) if self.still_proves(&last.dependencies, claims, now) => Known::Now(claims),
+            Some(claims) => Known::Before(claims),
+            None => Known::Nothing,
+        };
+        self.judge_on_path(me, &peer, presented, path_until, known, now)
     }
 
     fn judge_on_path(
@@ -77,13 +89,13 @@ impl View {
         peer: &SpiffeId,
         presented: Presented,
         path_until: u64,
-        verified: Option<&Arc<Claims>>,
+        known: Known<'_>,
         now: UnixTime,
     ) -> Result<Admission, Denial> {
         let policies = self.applied(me, peer)?;
         // Between a proxy and its control plane there are no session rounds.
         let rounds = !self.guards_control_plane;
-        self.admit(presented, &Hop { rounds, me, peer, path_until, verified }, &policies, now)
+        self.admit(presented, &Hop { rounds, me, peer, path_until, known }, &policies, now)
     }
 
     /// Judges a proxy that calls the control plane: path, and the policy of the
@@ -94,7 +106,7 @@ impl View {
     pub fn judge_workload(&self, presented: Presented, now: UnixTime) -> Result<Admission, Denial> {
         let (peer, path_until) = self.path(&presented, now)?;
         let policy = self.granting(self.identities.get(&peer).ok_or_else(|| no_identity(&peer))?)?;
-        let of = Hop { rounds: false, me: &peer, peer: &peer, path_until, verified: None };
+        let of = Hop { rounds: false, me: &peer, peer: &peer, path_until, known: Known::Nothing };
         self.admit(presented, &of, &[(policy, Mode::Enforce)], now)
     }
 
@@ -103,9 +115,23 @@ impl View {
     /// # Errors
     /// What is wrong with it.
     pub fn verify(&self, media_type: &str, value: &[u8], now: UnixTime) -> Result<Arc<Claims>, Denial> {
+        self.verify_after(None, media_type, value, now)
+    }
+
+    /// The same for evidence that may be what proved this once.
+    pub(super) fn verify_after(
+        &self,
+        last: Option<&Claims>,
+        media_type: &str,
+        value: &[u8],
+        now: UnixTime,
+    ) -> Result<Arc<Claims>, Denial> {
         let evidence = Evidence::parse(media_type, value)?;
-        let cache = Some(self.cache.as_ref());
-        Ok(countersign_evidence::verify(&evidence, &self.collateral, &self.anchors, now, cache, &mut ())?)
+        let (collateral, anchors, cache) = (&self.collateral, &self.anchors, Some(self.cache.as_ref()));
+        Ok(match last {
+            None => countersign_evidence::verify(&evidence, collateral, anchors, now, cache, &mut ())?,
+            Some(last) => verify_again(&evidence, last, collateral, anchors, now, cache)?,
+        })
     }
 
     /// Verifies evidence as it was conveyed, and the event log that came along.
@@ -113,7 +139,16 @@ impl View {
     /// # Errors
     /// What is wrong with either.
     pub fn verify_conveyed(&self, evidence: &Conveyed, now: UnixTime) -> Result<Arc<Claims>, Denial> {
-        let claims = self.verify(&evidence.media_type, &evidence.value, now)?;
+        self.verify_conveyed_after(None, evidence, now)
+    }
+
+    fn verify_conveyed_after(
+        &self,
+        last: Option<&Claims>,
+        evidence: &Conveyed,
+        now: UnixTime,
+    ) -> Result<Arc<Claims>, Denial> {
+        let claims = self.verify_after(last, &evidence.media_type, &evidence.value, now)?;
         let Some((kind, log)) = &evidence.event_log else { return Ok(claims) };
         let (claims, _) = claims.with_event_log(kind, log, &RegisterState::default())?;
         Ok(Arc::new(claims))
@@ -253,9 +288,10 @@ impl View {
                 });
             }
         }
-        let claims = match of.verified {
-            Some(known) => Arc::clone(known),
-            None => self.verify_conveyed(evidence, now)?,
+        let claims = match of.known {
+            Known::Now(claims) => Arc::clone(claims),
+            Known::Before(claims) => self.verify_conveyed_after(Some(claims), evidence, now)?,
+            Known::Nothing => self.verify_conveyed(evidence, now)?,
         };
         // A policy that is only recorded makes nobody prove himself in rounds.
         let rounds =

@@ -1,24 +1,24 @@
-//! Where a request to a Service goes: HTTPRoutes in their order of precedence.
+//! Where a request to a Service goes: HTTPRoutes and GRPCRoutes in their order of
+//! precedence.
 //!
 //! Everything is pure: which rule, which backend for a number that was drawn,
 //! which headers and paths. What waits, retries and copies is elsewhere.
 
+mod attach;
 mod change;
+mod matching;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 
+pub(super) use self::attach::attached;
 pub use self::change::{HeaderChanges, PathChange, Redirect, Rewrite};
-use super::Rejected;
+use self::matching::Match;
 use super::service::Called;
-use crate::kinds::http_route::{Filter, HttpMatch, HttpRouteSpec, HttpRule, PathKind};
-use crate::kinds::scalar::Hostname;
-use crate::kinds::service::AppProtocol;
-use crate::request::{Ambiguity, RequestFacts, decoded, normalize};
-use crate::resource::{Key, Kind, Resource};
+use crate::kinds::http_route::{Filter, HttpRule};
+use crate::request::{Ambiguity, RequestFacts};
 
 /// A request, as routes see it.
 #[derive(Clone, Copy, Debug)]
@@ -132,51 +132,6 @@ pub struct Retry {
     pub backoff: Duration,
 }
 
-type Ports = BTreeMap<(Key, u16), Arc<Called>>;
-
-/// The routes of every port that has some. `ports` have none yet; the resources are
-/// in the order of their keys.
-pub(super) fn attached(
-    resources: &[Arc<Resource>],
-    ports: &Ports,
-    rejected: &mut Rejected,
-) -> BTreeMap<(Key, u16), Routes> {
-    let mut attached: BTreeMap<(Key, u16), Routes> = BTreeMap::new();
-    for resource in resources {
-        let Resource::HttpRoute(metadata, spec) = resource.as_ref() else { continue };
-        let service = |name: &str| {
-            let (namespace, name) = (metadata.namespace.clone(), name.to_owned());
-            Key { kind: Kind::Service, namespace, name }
-        };
-        let called = |name: &str, port| ports.get(&(service(name), port)).map(Arc::clone);
-        let mut parents = BTreeSet::new();
-        for parent in &spec.parent_refs {
-            let key = service(&parent.name.0);
-            let all = ports.range((key.clone(), 0)..=(key.clone(), u16::MAX));
-            let http = all.filter(|(_, c)| c.protocol.is_some_and(AppProtocol::is_http));
-            let before = parents.len();
-            parents.extend(
-                http.map(|(name, _)| name.clone()).filter(|(_, p)| parent.port.is_none_or(|port| *p == port)),
-            );
-            if parents.len() == before {
-                let port = parent.port.map(|port| format!(" {port}")).unwrap_or_default();
-                let why = format!(
-                    "{key} has no port{port} with appProtocol HTTP, HTTP2 or GRPC: nothing is routed there"
-                );
-                rejected.push((resource.key(), why));
-            }
-        }
-        for (name, port) in spec.targets().filter(|(name, port)| called(name, *port).is_none()) {
-            let why = format!("there is no port {port} of {}: requests for it get 500", service(name));
-            rejected.push((resource.key(), why));
-        }
-        for parent in parents {
-            attached.entry(parent).or_default().add(&resource.key(), spec, &called);
-        }
-    }
-    attached.into_iter().map(|(port, routes)| (port, routes.sorted())).collect()
-}
-
 impl Called {
     /// Where a request that was made to it goes.
     #[must_use]
@@ -190,163 +145,17 @@ impl Routes {
         let hosts = self.matches.iter().filter(|m| m.host_fits(request.facts.host()));
         let mut fitting = hosts.filter(|m| m.request_fits(request));
         match request.facts.meaning() {
-            Ok(path) => fitting.find(|m| m.path.fits(path)),
+            Ok(path) => fitting.find(|m| m.wanted.path.fits(path)),
             // Whatever comes before a match of every path might have been meant.
             Err(why) => match fitting.next() {
-                Some(first) if !first.path.fits_all() => return RouteDecision::Ambiguous(why),
+                Some(first) if !first.wanted.path.fits_all() => return RouteDecision::Ambiguous(why),
                 first => first,
             },
         }
         .map_or(RouteDecision::NotFound, |m| {
-            RouteDecision::Rule(Routed { rule: &m.rule, prefix: m.path.segments() })
+            RouteDecision::Rule(Routed { rule: &m.rule, prefix: m.wanted.path.segments() })
         })
     }
-
-    /// Adds the rules of a route. Routes come in the order of their names.
-    fn add(&mut self, key: &Key, spec: &HttpRouteSpec, called: &impl Fn(&str, u16) -> Option<Arc<Called>>) {
-        for (i, rule) in spec.rules.iter().enumerate() {
-            let compiled = Arc::new(RouteRule::new(format!("{key}, rules[{i}]"), rule, called));
-            let any = [HttpMatch::default()];
-            let wanted = if rule.matches.is_empty() { any.as_slice() } else { rule.matches.as_slice() };
-            for wanted in wanted {
-                let mut add = |host| self.matches.push(Match::new(host, wanted, Arc::clone(&compiled)));
-                if spec.hostnames.is_empty() {
-                    add(None);
-                }
-                spec.hostnames.iter().for_each(|host| add(Some(host)));
-            }
-        }
-    }
-
-    /// The order of precedence. It is stable: what ties stays in the order of names and rules.
-    fn sorted(mut self) -> Self {
-        self.matches.sort_by_key(|m| std::cmp::Reverse(m.precision()));
-        self
-    }
-}
-
-/// A match of a rule, with one of the route's host names.
-#[derive(Debug, PartialEq, Eq)]
-struct Match {
-    host: HostTest,
-    path: PathTest,
-    method: Option<String>,
-    headers: Vec<(String, String)>,
-    query: Vec<(String, String)>,
-    rule: Arc<RouteRule>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum HostTest {
-    Any,
-    Exact(String),
-    /// `.example.com`.
-    Suffix(String),
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum PathTest {
-    Exact(String),
-    /// Without a slash at the end; empty for every path.
-    Prefix(String),
-}
-
-impl PathTest {
-    fn fits(&self, path: &str) -> bool {
-        match self {
-            Self::Exact(wanted) => path == wanted,
-            Self::Prefix(prefix) => path
-                .strip_prefix(prefix.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-        }
-    }
-
-    fn fits_all(&self) -> bool {
-        matches!(self, Self::Prefix(prefix) if prefix.is_empty())
-    }
-
-    fn segments(&self) -> usize {
-        match self {
-            Self::Exact(_) => 0,
-            Self::Prefix(prefix) => prefix.matches('/').count(),
-        }
-    }
-}
-
-impl Match {
-    fn new(host: Option<&Hostname>, wanted: &HttpMatch, rule: Arc<RouteRule>) -> Self {
-        let host = match host.map(|host| (host.0.strip_prefix('*'), &host.0)) {
-            None => HostTest::Any,
-            Some((Some(suffix), _)) => HostTest::Suffix(suffix.to_owned()),
-            Some((None, host)) => HostTest::Exact(host.clone()),
-        };
-        let path = wanted.path.clone().unwrap_or_default();
-        // It is in its form: that was checked when it was read.
-        let meaning = normalize(&path.value.0).map_or(path.value.0.clone(), |n| n.meaning.into_owned());
-        let path = match path.kind {
-            PathKind::Exact => PathTest::Exact(meaning),
-            PathKind::PathPrefix => {
-                PathTest::Prefix(meaning.strip_suffix('/').unwrap_or(&meaning).to_owned())
-            }
-        };
-        let headers = wanted.headers.iter().map(|h| (h.name.0.clone(), h.value.0.clone())).collect();
-        let query = wanted.query_params.iter().map(|q| (q.name.clone(), q.value.clone())).collect();
-        Self { host, path, method: wanted.method.as_ref().map(|m| m.0.clone()), headers, query, rule }
-    }
-
-    /// What the Gateway API compares, in its order: the greater wins.
-    fn precision(&self) -> (bool, usize, bool, usize, bool, usize, usize) {
-        let (exact_host, host) = match &self.host {
-            HostTest::Any => (false, 0),
-            HostTest::Exact(host) => (true, host.len()),
-            HostTest::Suffix(suffix) => (false, suffix.len()),
-        };
-        let (exact, length) = match &self.path {
-            PathTest::Exact(path) => (true, path.len()),
-            PathTest::Prefix(prefix) => (false, prefix.len()),
-        };
-        (exact_host, host, exact, length, self.method.is_some(), self.headers.len(), self.query.len())
-    }
-
-    fn host_fits(&self, host: Option<&str>) -> bool {
-        match &self.host {
-            HostTest::Any => true,
-            HostTest::Exact(wanted) => host == Some(wanted),
-            HostTest::Suffix(suffix) => {
-                host.is_some_and(|host| host.len() > suffix.len() && host.ends_with(suffix))
-            }
-        }
-    }
-
-    fn request_fits(&self, request: &RouteRequest<'_>) -> bool {
-        self.method.as_ref().is_none_or(|method| method == request.facts.method())
-            && self.headers.iter().all(|(name, value)| header_is(request.headers, name, value))
-            && self.query.iter().all(|(name, value)| query_is(request.query, name, value))
-    }
-}
-
-/// Whether a header has this value: in one line, or in several as if they were
-/// one (RFC 9110, section 5.3).
-fn header_is(headers: &HeaderMap, name: &str, wanted: &str) -> bool {
-    let mut lines = headers.get_all(name).iter();
-    match (lines.next(), lines.next()) {
-        (None, _) => false,
-        (Some(only), None) => only.as_bytes() == wanted.as_bytes(),
-        (Some(_), Some(_)) => {
-            let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
-            [b",".as_slice(), b", "].iter().any(|comma| lines.join(*comma) == wanted.as_bytes())
-        }
-    }
-}
-
-/// Whether the first parameter of this name has this value.
-fn query_is(query: Option<&str>, name: &str, wanted: &str) -> bool {
-    let mut pairs =
-        query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let plain = |text: &str| decoded(&text.replace('+', " "));
-    pairs
-        .find(|(key, _)| plain(key).as_deref() == Some(name))
-        .is_some_and(|(_, value)| plain(value).as_deref() == Some(wanted))
 }
 
 impl Routed<'_> {

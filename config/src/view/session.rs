@@ -225,7 +225,7 @@ impl View {
         log_unasked: bool,
     ) -> Result<SessionAdmission, Denial> {
         let policies = self.applied_to(me, admission)?;
-        let mut verified = self.verify_session(evidence.media_type, evidence.value, now)?;
+        let mut verified = self.verify_session(None, evidence.media_type, evidence.value, now)?;
         evidence.report_data.check(&verified.claims.report_data)?;
         let registers = match evidence.event_log {
             Some(SessionLog { media_type, value, replayed }) => {
@@ -260,7 +260,7 @@ impl View {
             Verified { claims: Arc::clone(&last.claims), kept: Arc::clone(&last.kept) }
         } else {
             let (media_type, value) = last.evidence();
-            let mut verified = self.verify_session(media_type, value, now)?;
+            let mut verified = self.verify_session(Some(&last.claims), media_type, value, now)?;
             // What was measured before is judged again with everything else.
             if let Some(registers) = &last.registers {
                 verified.claims = verified.showing(registers);
@@ -281,10 +281,16 @@ impl View {
         self.applied(me, admission.presented.id.as_ref().ok_or_else(none)?)
     }
 
-    /// Verifies once what many hops present.
-    fn verify_session(&self, media_type: &str, value: &[u8], now: UnixTime) -> Result<Verified, Denial> {
+    /// Verifies once what many hops present. `last` is what it proved before.
+    fn verify_session(
+        &self,
+        last: Option<&Claims>,
+        media_type: &str,
+        value: &[u8],
+        now: UnixTime,
+    ) -> Result<Verified, Denial> {
         let verify = || {
-            let claims = self.verify(media_type, value, now)?;
+            let claims = self.verify_after(last, media_type, value, now)?;
             let (media_type, shown) = (media_type::of(claims.tee), Mutex::default());
             let kept = Kept { media_type, value: value.into(), shown };
             Ok::<_, Denial>(Verified { claims, kept: Arc::new(kept) })

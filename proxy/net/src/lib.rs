@@ -11,6 +11,6 @@ mod process;
 mod severable;
 mod socket;
 
-pub use process::{Hardening, descriptors, harden};
+pub use process::{Hardening, descriptors, harden, step_back};
 pub use severable::{Abort, Severable};
 pub use socket::{abort, connect, listen, tune};

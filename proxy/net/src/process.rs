@@ -1,6 +1,9 @@
 //! What this process may do, and what may be learnt from its memory.
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getpriority_process, getrlimit, set_dumpable_behavior,
+    setpriority_process, setrlimit,
+};
 
 /// What [`harden`] reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +33,36 @@ pub fn harden() -> Hardening {
     Hardening { descriptors: descriptors(), missing }
 }
 
+/// From now on this thread takes what the others leave of the cores: where they
+/// have nothing to do it loses nothing.
+pub fn step_back() {
+    let me = Some(rustix::thread::gettid());
+    let lower = getpriority_process(me).map(|now| now.saturating_add(10).min(19));
+    // A thread that cannot goes on as it is.
+    let _ = lower.and_then(|lower| setpriority_process(me, lower));
+}
+
 /// How many file descriptors this process may have open now.
 #[must_use]
 pub fn descriptors() -> u64 {
     // No limit is given as `None`; nothing here counts higher than this.
     getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "test code")]
+    fn a_thread_that_steps_back_does_so_alone() {
+        let nice = || getpriority_process(Some(rustix::thread::gettid())).unwrap();
+        let before = nice();
+        let stepped = std::thread::spawn(move || {
+            step_back();
+            nice()
+        });
+        assert_eq!(stepped.join().unwrap(), (before + 10).min(19));
+        assert_eq!(nice(), before);
+    }
 }

@@ -97,7 +97,8 @@ impl IdentityAgent {
     async fn install(&self, credentials: Credentials) {
         let identity = Arc::clone(&credentials.identity);
         // It was valid by our clock when it came.
-        self.ctx.clock.floor().raise(identity.not_before);
+        let clock = &self.ctx.clock;
+        let signed = clock.floor().raise_by_authority(identity.not_before, clock.monotonic());
         tracing::info!(id = %credentials.me, not_after = identity.not_after, emulated = self.ctx.quoter.platform().emulated, "certificate in use");
         self.ctx.metrics.identity_expiration.set(i64::try_from(identity.not_after).unwrap_or(i64::MAX));
         self.ctx.metrics.identity_refresh.set(i64::try_from(self.ctx.clock.seconds()).unwrap_or(i64::MAX));
@@ -105,7 +106,7 @@ impl IdentityAgent {
         self.ctx.present(&Arc::new(credentials));
         self.ctx.readiness.have(Need::Identity);
         self.ctx.check_own_evidence();
-        self.remember(identity.not_before).await;
+        self.remember(signed).await;
     }
 
     /// So that a restart does not forget what time it is not.

@@ -450,6 +450,11 @@ impl Hop {
         lock(&self.streams).values().cloned().collect()
     }
 
+    /// Whether no stream is open.
+    pub(super) fn is_idle(&self) -> bool {
+        lock(&self.streams).is_empty()
+    }
+
     /// Asks the policies of calls again, for a peer that is known by another certificate.
     pub(crate) fn authorize_again(&self, peer: &Admission, ctx: &Context) {
         if self.role != Role::Client {

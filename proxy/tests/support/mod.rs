@@ -34,7 +34,7 @@ use countersign_ratls::{Authority, Bundle, Identity, SpiffeId, TrustDomain};
 use countersign_wire::SnapshotKey;
 use rustls::time_provider::TimeProvider;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -323,6 +323,15 @@ pub async fn workload() -> (TcpListener, u16) {
     (listener, port)
 }
 
+/// A socket on this port, or any, that does not listen: connections are refused,
+/// and while it is there nobody gets the port but who asks for it by number.
+fn bound(port: u16) -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+    socket
+}
+
 /// web and ledger with their proxies, and the ledger's workload.
 pub struct Pair {
     pub world: World,
@@ -331,6 +340,8 @@ pub struct Pair {
     pub workload: TcpListener,
     pub port: u16,
     pub level: &'static str,
+    /// Keeps the workload's port when nobody listens on it any more.
+    _kept: TcpSocket,
 }
 
 impl Pair {
@@ -355,7 +366,9 @@ impl Pair {
         change: impl Fn(&mut ProxyBootstrap),
         source: Arc<dyn Source>,
     ) -> Self {
-        let (workload, port) = workload().await;
+        let kept = bound(0);
+        let port = kept.local_addr().unwrap().port();
+        let workload = bound(port).listen(1024).unwrap();
         let policy = Policy { mr_td: 0xd0, ports: vec![port], level };
         let view = world.view(1, &policy);
         let platform = world.platform(TdxSpec::default());
@@ -377,7 +390,7 @@ impl Pair {
             world.bootstrap("web", None, vec![mapping(port), mapping(port.wrapping_add(1).max(1))]);
         change(&mut bootstrap);
         let web = world.start(&bootstrap, world.identity(WEB, &*platform), &view);
-        Self { world, web, ledger, workload, port, level }
+        Self { world, web, ledger, workload, port, level, _kept: kept }
     }
 
     pub fn policy(&self) -> Policy {

@@ -55,12 +55,18 @@ type Key = ([u8; 32], [u8; 32]);
 pub(crate) struct ChainCache {
     veks: quick_cache::sync::Cache<Key, Arc<Endorsed>>,
     issuers: quick_cache::sync::Cache<Key, Arc<Issuer>>,
+    /// Who signed which endorsement key's certificate: nothing but these two decides.
+    issued: quick_cache::sync::Cache<Key, ()>,
 }
 
 impl ChainCache {
     /// A cache of at most `entries` endorsement keys.
     pub(crate) fn new(entries: usize) -> Self {
-        Self { veks: quick_cache::sync::Cache::new(entries), issuers: quick_cache::sync::Cache::new(64) }
+        Self {
+            veks: quick_cache::sync::Cache::new(entries),
+            issuers: quick_cache::sync::Cache::new(64),
+            issued: quick_cache::sync::Cache::new(entries),
+        }
     }
 }
 
@@ -99,7 +105,7 @@ impl Context<'_> {
     /// of the collateral or those that came with the report.
     pub(crate) fn verify(&self, vek: Vek, attestation: &Attestation<'_>) -> Result<Arc<Endorsed>, Finding> {
         let issuer = self.issuer(&vek, attestation)?;
-        issued_by(&vek, &issuer)?;
+        issued_by(&vek, &issuer, self.cache)?;
         verify_time(&vek.certificate, self.now)?;
         let mut window = issuer.window.intersect(vek.certificate.window());
         let ask = issuer.certificates.first();
@@ -190,7 +196,7 @@ impl Context<'_> {
         let mut failure = None;
         for ask in self.candidates(vek, &local) {
             let then = Context { now: ask.window().from, ..*self };
-            match then.verify_issuer(&ask, &local).and_then(|issuer| issued_by(vek, &issuer)) {
+            match then.verify_issuer(&ask, &local).and_then(|issuer| issued_by(vek, &issuer, None)) {
                 Ok(()) => return Ok(()),
                 Err(finding) => failure = failure.or(Some(finding)),
             }
@@ -210,7 +216,7 @@ fn missing(field: &str, issued: &Certificate) -> Finding {
 
 /// Checks that the verified `issuer` issued `vek`: for this step it is the
 /// anchor, so that only one signature is verified.
-fn issued_by(vek: &Vek, issuer: &Issuer) -> Result<(), Finding> {
+fn issued_by(vek: &Vek, issuer: &Issuer, cache: Option<&ChainCache>) -> Result<(), Finding> {
     let Some(ask) = issuer.certificates.first() else {
         return Err(Finding::new(Reason::Internal, "ASK certificate", "a chain", "none"));
     };
@@ -226,8 +232,16 @@ fn issued_by(vek: &Vek, issuer: &Issuer) -> Result<(), Finding> {
             format!("{}: {}", name(signer), ask.common_name()),
         ));
     }
+    let pair = (vek.certificate.fingerprint().0, ask.fingerprint().0);
+    if cache.is_some_and(|cache| cache.issued.get(&pair).is_some()) {
+        return Ok(());
+    }
     let anchor = Anchors::new(vec![ask.fingerprint()], Vec::new());
-    x509::find_path(&vek.certificate, std::slice::from_ref(ask), &anchor, AMD_ALGORITHMS).map(|_| ())
+    x509::find_path(&vek.certificate, std::slice::from_ref(ask), &anchor, AMD_ALGORITHMS)?;
+    if let Some(cache) = cache {
+        cache.issued.insert(pair, ());
+    }
+    Ok(())
 }
 
 /// Whether an authority is one of keys of cloud providers: AMD names them

@@ -23,13 +23,14 @@ use crate::x509::Certificate;
 const MAX_KEYS: usize = 8;
 
 /// Verifies a report: chain of the endorsement key to the vendor's root, the
-/// key's binding to chip, TCB and product, and the signature.
+/// key's binding to chip, TCB and product, and the signature. `last` is what a
+/// report proved before.
 pub(crate) fn verify<O: Observer>(
     attestation: &Attestation<'_>,
     collateral: &Collateral,
     anchors: &Anchors,
     now: UnixTime,
-    cache: Option<&Cache>,
+    (cache, last): (Option<&Cache>, Option<&Claims>),
     observer: &mut O,
 ) -> Result<Claims, Finding> {
     observer.enter("SEV-SNP report");
@@ -58,11 +59,20 @@ pub(crate) fn verify<O: Observer>(
     step(observer, "hardware ID equals CHIP_ID", search.verify_chip(vek), || vek.hw_id_text())?;
     observer.leave();
 
-    step(observer, "signature of the report", verify_signature(report, vek, &key.key), || {
-        "ECDSA P-384".to_owned()
-    })?;
+    let evidence = Fingerprint::of(report.as_bytes());
+    let signature = match last.is_some_and(|last| is_signed(last, evidence, vek)) {
+        true => Ok(()),
+        false => verify_signature(report, vek, &key.key),
+    };
+    step(observer, "signature of the report", signature, || "ECDSA P-384".to_owned())?;
     observer.leave();
-    claims(report, product, signer, &key, anchors)
+    claims(report, evidence, (product, signer), &key, anchors)
+}
+
+/// Whether it was verified before that this key signed this report.
+fn is_signed(last: &Claims, evidence: Fingerprint, vek: &Vek) -> bool {
+    let Body::SevSnp(report) = &last.body else { return false };
+    last.evidence == evidence && report.signed_by == vek.certificate.fingerprint()
 }
 
 /// Tells the observer of a check and hands its outcome on.
@@ -264,8 +274,8 @@ fn mismatch(field: &str, expected: String, presented: String) -> Finding {
 
 fn claims(
     report: &Report,
-    product: Product,
-    signing_key: SnpSigningKey,
+    evidence: Fingerprint,
+    (product, signing_key): (Product, SnpSigningKey),
     key: &Endorsed,
     anchors: &Anchors,
 ) -> Result<Claims, Finding> {
@@ -283,7 +293,7 @@ fn claims(
         tee: Tee::SevSnp,
         emulated: kind == RootKind::Emulated || key.issuer.is_emulated(),
         root,
-        evidence: Fingerprint::of(report.as_bytes()),
+        evidence,
         report_data: report.report_data,
         body: Body::SevSnp(Box::new(SnpClaims {
             version: report.version,
@@ -311,6 +321,7 @@ fn claims(
             current_mit_vector: report.current_mit_vector,
             csp_id: key.vek.csp_id.clone(),
             crl_checked: key.issuer.crl_checked,
+            signed_by: key.vek.certificate.fingerprint(),
         })),
         window: key.window,
     })

@@ -114,6 +114,7 @@ fn snp() -> SnpClaims {
         current_mit_vector: None,
         csp_id: None,
         crl_checked: true,
+        signed_by: Fingerprint([8; 32]),
     }
 }
 

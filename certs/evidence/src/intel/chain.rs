@@ -56,7 +56,7 @@ pub(super) fn pck_chain(
 
 fn cache_key(chain: &[u8], collateral: &Collateral) -> Key {
     let mut hash = digest::Context::new(&digest::SHA256);
-    hash.update(collateral.id());
+    hash.update(collateral.paths_id());
     hash.update(chain);
     let mut key = [0; 32];
     key.copy_from_slice(hash.finish().as_ref());

@@ -14,14 +14,7 @@ type Report<'a> = &'a mut dyn FnMut(Path, String);
 
 impl HttpRouteSpec {
     pub(in crate::kinds) fn check(&self, namespace: &str, spec: &Path, report: Report<'_>) {
-        let mut seen = BTreeSet::new();
-        for (i, parent) in self.parent_refs.iter().enumerate() {
-            let path = spec.key("parentRefs").index(i);
-            parent.check(namespace, &path, report);
-            if !seen.insert((&parent.name, parent.port)) {
-                report(path, format!("{} is listed twice", parent.name));
-            }
-        }
+        gateway::check_parents(&self.parent_refs, namespace, spec, report);
         for (i, rule) in self.rules.iter().enumerate() {
             rule.check(namespace, &spec.key("rules").index(i), report);
         }
@@ -100,7 +93,7 @@ impl HttpMatch {
 }
 
 impl Filter {
-    fn check(&self, namespace: &str, path: &Path, report: Report<'_>) {
+    pub(in crate::kinds) fn check(&self, namespace: &str, path: &Path, report: Report<'_>) {
         for (kind, field, given) in [
             (
                 FilterKind::RequestHeaderModifier,
@@ -214,7 +207,7 @@ impl PathModifier {
 }
 
 impl BackendRef {
-    fn check(&self, namespace: &str, path: &Path, report: Report<'_>) {
+    pub(in crate::kinds) fn check(&self, namespace: &str, path: &Path, report: Report<'_>) {
         gateway::check_kind(self.group.as_deref(), self.kind.as_deref(), path, report);
         gateway::check_namespace(self.namespace.as_ref(), namespace, path, report);
         for (i, filter) in self.filters.iter().enumerate() {

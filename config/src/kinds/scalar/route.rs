@@ -24,6 +24,30 @@ text!(
     parse_header_value, |v, f| f.write_str(v)
 );
 
+text!(
+    /// The name of a gRPC service with its package.
+    GrpcService(String), "grpc-service", "^[A-Za-z_][A-Za-z0-9_]*(\\.[A-Za-z_][A-Za-z0-9_]*)*$",
+    |t| match t.split('.').all(is_identifier) && t.len() <= 1024 {
+        true => Ok(t.to_owned()),
+        false => Err(format!("{} is not a gRPC service such as shop.Stock", quoted(t))),
+    },
+    |v, f| f.write_str(v)
+);
+text!(
+    /// The name of a gRPC method.
+    GrpcMethod(String), "grpc-method", "^[A-Za-z_][A-Za-z0-9_]*$",
+    |t| match is_identifier(t) && t.len() <= 1024 {
+        true => Ok(t.to_owned()),
+        false => Err(format!("{} is not a gRPC method such as Reserve", quoted(t))),
+    },
+    |v, f| f.write_str(v)
+);
+
+fn is_identifier(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    text.bytes().next().is_some_and(|b| !b.is_ascii_digit()) && text.bytes().all(fits)
+}
+
 fn parse_route_path(text: &str) -> Result<String, String> {
     if !text.starts_with('/') || text.len() > 1024 {
         return Err(format!("{} is not a path of at most 1024 characters that begins with /", quoted(text)));
