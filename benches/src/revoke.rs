@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 use countersign_attester::Attester;
 use countersign_attester::emulated::{CollateralSpec, TdxSpec, Vendor};
-use countersign_config::bootstrap::{AttesterChoice, ControlPlaneRef, Limits, ProxyBootstrap};
+use countersign_config::bootstrap::{AttesterChoice, ControlPlaneRef, HttpLimits, Limits, ProxyBootstrap};
 use countersign_config::{Guard, Inputs, View, parse};
 use countersign_evidence::collateral::{Item, Marks};
 use countersign_proxy::context::{Context, Credentials};
@@ -270,6 +270,7 @@ impl Proxy {
                 gate_timeout: seconds(60),
                 connect_timeout: seconds(60),
                 idle_timeout: seconds(300),
+                http: HttpLimits::default(),
             },
             drain_timeout: seconds(1),
         };

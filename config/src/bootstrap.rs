@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 pub use self::spec::{ControlPlaneBootstrapSpec, ProxyBootstrapSpec};
 use crate::document::{self, MAX_BYTES, Node, Path, Position};
 use crate::kinds::scalar::{FilePath, quoted};
+use crate::kinds::service::AppProtocol;
 use crate::problem::Problem;
 use crate::resource::{Kind, Resource};
 use crate::schema;
@@ -110,7 +111,29 @@ pub struct Inbound {
     /// Where the workload's ports are, usually 127.0.0.1.
     pub workload: std::net::IpAddr,
     /// The ports of the workload that hops may ask for.
-    pub ports: Vec<u16>,
+    pub ports: Vec<InboundPort>,
+}
+
+/// A port of the workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InboundPort {
+    /// The number.
+    pub port: u16,
+    /// What is spoken there.
+    pub protocol: AppProtocol,
+}
+
+impl From<u16> for InboundPort {
+    fn from(port: u16) -> Self {
+        Self { port, protocol: AppProtocol::Tcp }
+    }
+}
+
+impl From<spec::InboundPort> for InboundPort {
+    fn from(port: spec::InboundPort) -> Self {
+        let spec::DeclaredPort { port, protocol } = port.declared();
+        Self { port, protocol }
+    }
 }
 
 /// A static mapping: what connects here leaves for one destination.
@@ -138,6 +161,17 @@ pub struct Limits {
     pub gate_timeout: Duration,
     pub connect_timeout: Duration,
     pub idle_timeout: Duration,
+    pub http: HttpLimits,
+}
+
+/// Limits of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the schema carries the text")]
+pub struct HttpLimits {
+    pub header_bytes: u32,
+    pub header_timeout: Duration,
+    pub body_bytes: Option<u64>,
+    pub requests_per_connection: u32,
 }
 
 /// `kind: ControlPlaneBootstrap`, read, with the files that it names.
@@ -206,7 +240,7 @@ impl ProxyBootstrap {
             inbound: spec.inbound.map(|i| Inbound {
                 listen: i.listen.0,
                 workload: i.workload.0,
-                ports: i.ports,
+                ports: i.ports.into_iter().map(InboundPort::from).collect(),
             }),
             outbound: spec
                 .outbound
@@ -233,7 +267,25 @@ impl From<spec::Limits> for Limits {
             gate_timeout: limits.gate_timeout.0,
             connect_timeout: limits.connect_timeout.0,
             idle_timeout: limits.idle_timeout.0,
+            http: limits.http.into(),
         }
+    }
+}
+
+impl From<spec::HttpLimits> for HttpLimits {
+    fn from(limits: spec::HttpLimits) -> Self {
+        Self {
+            header_bytes: limits.header_bytes,
+            header_timeout: limits.header_timeout.0,
+            body_bytes: limits.body_bytes,
+            requests_per_connection: limits.requests_per_connection,
+        }
+    }
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        spec::HttpLimits::default().into()
     }
 }
 

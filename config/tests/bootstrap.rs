@@ -8,6 +8,7 @@ use std::time::Duration;
 use countersign_config::bootstrap::{
     AttesterChoice, ControlPlaneBootstrap, Machine, ProxyBootstrap, read_collateral,
 };
+use countersign_config::kinds::service::AppProtocol;
 use countersign_config::{Kind, Resource, parse};
 use countersign_evidence::UnixTime;
 use countersign_ratls::{Authority, Bundle, TrustDomain};
@@ -61,7 +62,31 @@ fn a_proxy_is_read_with_the_files_that_it_names() {
     assert_eq!(proxy.admin.to_string(), "127.0.0.1:15000");
     assert_eq!(proxy.readiness.to_string(), "0.0.0.0:15021");
     assert_eq!(proxy.limits.handshake_timeout, Duration::from_secs(10));
-    assert_eq!((proxy.inbound.unwrap().ports, proxy.outbound[0].port), (vec![8443], 8443));
+    assert_eq!((proxy.inbound.unwrap().ports, proxy.outbound[0].port), (vec![8443.into()], 8443));
+}
+
+#[test]
+fn a_port_of_the_workload_is_a_number_or_has_a_protocol() {
+    let (_dir, path) = directory();
+    let ports = |text: &str| PROXY.replace("ports: [8443]", &format!("ports: {text}"));
+    std::fs::write(&path, ports("[8443, { port: 8080, protocol: HTTP }, { port: 50051, protocol: GRPC }]"))
+        .unwrap();
+    let read: Vec<_> = ProxyBootstrap::load(&path).unwrap().inbound.unwrap().ports;
+    let read: Vec<_> = read.into_iter().map(|p| (p.port, p.protocol)).collect();
+    assert_eq!(read, [(8443, AppProtocol::Tcp), (8080, AppProtocol::Http), (50051, AppProtocol::Grpc)]);
+    for (wrong, said) in [
+        ("[8080, { port: 8080, protocol: TCP }]", "spec.inbound.ports[1]: 8080 is listed twice"),
+        (
+            "[{ port: 8080, protocol: HTTPS }]",
+            "spec.inbound.ports[0].protocol: is `HTTPS`, accepted: HTTP, HTTP2, GRPC, TCP",
+        ),
+        ("[{ port: 0, protocol: HTTP }]", "spec.inbound.ports[0].port: is 0, accepted: 1 to 65535"),
+        ("[{ port: 80 }]", "spec.inbound.ports[0]: field `protocol` is missing"),
+        ("[0]", "spec.inbound.ports[0]: is 0, accepted: 1 to 65535"),
+    ] {
+        let found = problems(&path, &ports(wrong));
+        assert!(matches!(found.as_slice(), [one] if one.contains(said)), "{wrong}: {found:?}");
+    }
 }
 
 #[test]

@@ -142,9 +142,9 @@ pub fn build(
     };
     let own = own_listeners(&addresses);
     if let Some((_, inbound)) = &inbound
-        && let Some(port) = inbound.ports.iter().find(|port| leads_to_us(inbound, **port, &own))
+        && let Some(port) = inbound.ports.iter().find(|p| leads_to_us(inbound, p.port, &own))
     {
-        return Err(BuildError::Loop(*port));
+        return Err(BuildError::Loop(port.port));
     }
     let counted = Arc::new(Metrics::new()?);
     let source = Measured::source(source, counted.attestation.clone());
@@ -445,6 +445,7 @@ fn leads_to_us(inbound: &Inbound, port: u16, own: &[SocketAddr]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use countersign_config::bootstrap::HttpLimits;
     use countersign_quoting::{Class, Schedule, Urgency};
 
     #[test]
@@ -465,7 +466,7 @@ mod tests {
         assert_eq!((small.sessions, small.sessions_per_peer), (4096, 1024));
     }
 
-    const fn limits() -> Limits {
+    fn limits() -> Limits {
         const TIME: Duration = Duration::from_secs(10);
         Limits {
             handshakes_in_progress: 64,
@@ -475,6 +476,7 @@ mod tests {
             gate_timeout: TIME,
             connect_timeout: TIME,
             idle_timeout: TIME,
+            http: HttpLimits::default(),
         }
     }
 }

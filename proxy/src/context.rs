@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use countersign_attester::Produced;
-use countersign_config::View;
 use countersign_config::bootstrap::Limits;
+use countersign_config::{RequestFacts, View};
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_quoting::Quoter;
 use countersign_ratls::identity::Identity;
@@ -23,7 +23,7 @@ use crate::agent::Applied;
 use crate::clock::Clock;
 use crate::drain::Drain;
 use crate::gate::Crowd;
-use crate::live::Live;
+use crate::live::{Carries, Live, Stream};
 use crate::observe::metrics::Metrics;
 use crate::observe::refused::{Peer, Refused};
 use crate::readiness::{Need, Readiness};
@@ -202,9 +202,8 @@ impl Context {
     pub(crate) fn install_since(&self, view: &Arc<View>, since: Instant) {
         let generation = view.generation;
         let previous = self.view.swap(Arc::clone(view));
-        let authorize = |peer: &Admission, me: &SpiffeId, port: u16| authorize(view, peer, me, port);
         let changes = view.changes_since(&previous);
-        let (looked, cut) = self.live.reappraise(&changes, self, &authorize);
+        let (looked, cut) = self.live.reappraise(&changes, self, view);
         let elapsed = since.elapsed();
         self.metrics.attestation.enforced(elapsed);
         self.metrics.collateral(&view.collateral);
@@ -221,19 +220,34 @@ impl Context {
     }
 }
 
-/// Whether `view` lets `peer` call `port` of `me`.
+/// Whether `view` lets `peer` have `stream` of `me`, or make a request on it. The rule
+/// that decided.
 ///
 /// # Errors
 /// `authorization-denied` with the rule that decided.
-pub fn authorize(view: &View, peer: &Admission, me: &SpiffeId, port: u16) -> Result<(), Denial> {
-    let decision = view.authorize(peer, me, port);
+pub fn authorize(
+    view: &View,
+    peer: &Admission,
+    me: &SpiffeId,
+    stream: &Stream,
+    request: Option<&RequestFacts<'_>>,
+) -> Result<String, Denial> {
+    let port = stream.port;
+    let decision = match (request, stream.carries) {
+        (Some(request), _) => view.authorize_request(peer, me, port, request),
+        (None, Carries::Requests) => view.authorize_http(peer, me, port),
+        (None, Carries::Bytes) => view.authorize(peer, me, port),
+    };
     for policy in &decision.audited {
         tracing::info!(target: "audit", policy, port, peer = peer.presented.id.as_ref().map(tracing::field::display), "audited call");
     }
     if decision.allowed {
-        return Ok(());
+        return Ok(decision.rule);
     }
-    let asked = format!("port {port}");
+    let asked = match request {
+        None => format!("port {port}"),
+        Some(request) => format!("{} {}", request.method(), request.path().unwrap_or("an ambiguous path")),
+    };
     Err(Finding::new(
         Reason::AuthorizationDenied,
         asked,

@@ -29,7 +29,7 @@ const LARGEST: usize = 256 << 10;
 
 /// Why forwarding ended before both sides were done.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+pub(crate) enum Broken {
     #[error("workload: {0}")]
     Workload(#[from] io::Error),
     #[error("hop: {0}")]
@@ -39,7 +39,7 @@ enum Broken {
 }
 
 impl Broken {
-    fn reset(reset: Result<h2::Reason, h2::Error>) -> Self {
+    pub(crate) fn reset(reset: Result<h2::Reason, h2::Error>) -> Self {
         reset.map_or_else(Self::Hop, |_| Self::Closed)
     }
 }
@@ -96,7 +96,7 @@ pub(crate) async fn run(
     ended
 }
 
-fn denial(broken: &Broken) -> Denial {
+pub(crate) fn denial(broken: &Broken) -> Denial {
     Finding::new(Reason::ConnectFailed, "stream", "an orderly end", broken.to_string()).into()
 }
 
@@ -157,7 +157,7 @@ async fn to_hop(
 }
 
 /// Waits for the turn to ask for window, where there are rounds.
-async fn turn(window: Option<&Window>) -> Option<RwLockReadGuard<'_, ()>> {
+pub(crate) async fn turn(window: Option<&Window>) -> Option<RwLockReadGuard<'_, ()>> {
     match window {
         Some(window) => Some(window.turn().await),
         None => None,
@@ -165,7 +165,7 @@ async fn turn(window: Option<&Window>) -> Option<RwLockReadGuard<'_, ()>> {
 }
 
 /// Waits until the turn is to be given back.
-async fn called(calls: &mut Option<Calls>) {
+pub(crate) async fn called(calls: &mut Option<Calls>) {
     match calls {
         Some(calls) => calls.next().await,
         None => std::future::pending().await,

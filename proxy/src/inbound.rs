@@ -5,15 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::{HeaderValue, Request, Response, StatusCode};
 use bytes::Bytes;
 use countersign_config::bootstrap::Inbound;
+use countersign_config::kinds::service::AppProtocol;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::Role;
 use countersign_ratls::throttle::Say;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -22,14 +23,14 @@ use tokio::time::{Instant, timeout};
 use crate::context::Context;
 use crate::hop::REASON_HEADER;
 use crate::listener::{self, Accepted};
-use crate::live::draining;
+use crate::live::{Carries, draining};
 use crate::observe::access::Record;
 use crate::observe::refused::{Peer, Stage};
 use crate::policy::Permitted;
 use crate::session::carrier::StreamOne;
 use crate::session::drive;
 use crate::verdict::Appraised;
-use crate::{forward, gate, handshake, hop, policy, rounds, route, verdict};
+use crate::{forward, gate, handshake, hop, http, policy, rounds, route, verdict};
 
 /// How long a peer may take to close a hop that has no streams and takes none.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -277,15 +278,23 @@ async fn one_stream(
         Err(denial) => Err(denial),
     };
     let result = match opened {
-        Ok((permitted, socket, _connection)) => {
+        Ok((permitted, opened)) => {
             record.permitted(&permitted);
-            match respond.send_response(accepted(&config, permitted.stream.port), false) {
-                Ok(send) => forward::run(&permitted, socket, send, body).await,
-                Err(error) => Err(hop::broken(&error)),
+            let port = permitted.stream.port;
+            match (respond.send_response(accepted(&config, port), false), opened) {
+                (Ok(send), Opened::Bytes(socket, _connection)) => {
+                    forward::run(&permitted, socket, send, body).await
+                }
+                (Ok(send), Opened::Requests(protocol)) => {
+                    record.of_requests();
+                    let workload = (SocketAddr::new(config.workload, port), protocol);
+                    Box::pin(http::serve(permitted, send, body, workload, &ctx)).await
+                }
+                (Err(error), _) => Err(hop::broken(&error)),
             }
         }
         Err(denial) => {
-            stream_refused(&hop, &denial, &ctx);
+            refused_to("stream", &hop, &denial, &ctx);
             if denial.reason == Reason::Draining && !ctx.drain.begun() {
                 // Only this hop takes no more: the caller tries another one.
                 respond.send_reset(h2::Reason::REFUSED_STREAM);
@@ -300,22 +309,30 @@ async fn one_stream(
 }
 
 /// A peer that was admitted can ask as often as it likes, too.
-fn stream_refused(hop: &Appraised, denial: &Denial, ctx: &Context) {
+pub(crate) fn refused_to(what: &str, hop: &Appraised, denial: &Denial, ctx: &Context) {
     let id = hop.admission().presented.id.clone();
     match ctx.refused(Peer::proved(hop.role, id.as_ref(), Stage::Stream), denial) {
         Say::Nothing => {}
         Say::Again { times, seconds } => tracing::warn!(
             target: "access", hop = hop.id, reason = %denial.reason, peer = hop.peer(),
-            "stream refused again, {times} times in {seconds} s"
+            "{what} refused again, {times} times in {seconds} s"
         ),
         Say::InFull => {
             let Some(line) = ctx.refusals.line(ctx.clock.seconds()) else { return };
             tracing::warn!(
                 target: "access", hop = hop.id, reason = %denial.reason, line.suppressed,
-                "stream refused\n{}", hop.explained(denial)
+                "{what} refused\n{}", hop.explained(denial)
             );
         }
     }
+}
+
+/// What a stream that is permitted leads to.
+enum Opened {
+    /// The workload's socket, and the leave to have one.
+    Bytes(TcpStream, tokio::sync::OwnedSemaphorePermit),
+    /// Requests, each of which finds its way to the workload.
+    Requests(AppProtocol),
 }
 
 /// Authorizes first, then connects: a caller without permission learns nothing
@@ -325,9 +342,15 @@ async fn open(
     port: u16,
     config: &Inbound,
     ctx: &Context,
-) -> Result<(Permitted, TcpStream, tokio::sync::OwnedSemaphorePermit), Denial> {
-    let permitted = policy::permit(hop, port, ctx)?;
-    route::offered(port, &config.ports)?;
+) -> Result<(Permitted, Opened), Denial> {
+    let offered = route::offered(port, &config.ports);
+    let requests = offered.as_ref().is_ok_and(|offered| offered.protocol.is_http());
+    let carries = if requests { Carries::Requests } else { Carries::Bytes };
+    let permitted = policy::permit(hop, port, carries, ctx)?;
+    let offered = offered?;
+    if requests {
+        return Ok((permitted, Opened::Requests(offered.protocol)));
+    }
     let connection = Arc::clone(&ctx.connections).try_acquire_owned().map_err(|_| overloaded())?;
     let workload = SocketAddr::new(config.workload, port);
     let limit = ctx.limits.connect_timeout;
@@ -339,17 +362,17 @@ async fn open(
         socket = timeout(limit, countersign_net::connect(workload)) => socket,
     };
     match socket {
-        Ok(Ok(socket)) => Ok((permitted, socket, connection)),
+        Ok(Ok(socket)) => Ok((permitted, Opened::Bytes(socket, connection))),
         Ok(Err(error)) => Err(unreachable_workload(workload, &error.to_string())),
         Err(_) => Err(unreachable_workload(workload, &format!("no answer in {}", seconds(limit)))),
     }
 }
 
-fn unreachable_workload(workload: SocketAddr, why: &str) -> Denial {
+pub(crate) fn unreachable_workload(workload: SocketAddr, why: &str) -> Denial {
     Finding::new(Reason::ConnectFailed, format!("workload {workload}"), "a connection", why).into()
 }
 
-fn overloaded() -> Denial {
+pub(crate) fn overloaded() -> Denial {
     Finding::new(Reason::Overloaded, "connections", "fewer than the limit", "the limit").into()
 }
 

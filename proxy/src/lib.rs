@@ -33,6 +33,8 @@ pub mod route;
 
 mod forward;
 
+mod http;
+
 pub mod observe;
 
 mod heard;

@@ -8,6 +8,7 @@
 mod cut;
 mod hop;
 mod index;
+mod stream;
 mod sweep;
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,15 +16,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use countersign_config::Changes;
-use countersign_evidence::Denial;
-use countersign_ratls::SpiffeId;
-use countersign_ratls::peer::{Admission, Role};
+use countersign_config::{Changes, View};
+use countersign_ratls::peer::Role;
 use prometheus::IntGauge;
 
 pub use cut::{Cause, Cut, draining};
+pub use hop::Hop;
 pub(crate) use hop::NewHop;
-pub use hop::{Hop, Stream};
+pub use stream::{Carries, Request, Stream};
 
 use self::index::Index;
 use crate::context::Context;
@@ -65,8 +65,8 @@ impl Registered {
     }
 
     /// Registers a stream to `port`. It must be authorized afterwards, not before.
-    pub(crate) fn open_stream(&self, port: u16) -> Arc<Stream> {
-        let stream = self.hop.open_stream(port);
+    pub(crate) fn open_stream(&self, port: u16, carries: Carries) -> Arc<Stream> {
+        let stream = self.hop.open_stream(port, carries);
         self.live.flowing.fetch_add(1, Ordering::AcqRel);
         stream
     }
@@ -141,14 +141,9 @@ impl Live {
     }
 
     /// Looks again at the hops that `changes` affect, under the current view, which
-    /// was installed before, on all cores. `authorize` answers for the streams of
-    /// callers. Returns how many hops were judged again and how many were cut.
-    pub fn reappraise(
-        &self,
-        changes: &Changes<'_>,
-        ctx: &Context,
-        authorize: &(dyn Fn(&Admission, &SpiffeId, u16) -> Result<(), Denial> + Sync),
-    ) -> (usize, usize) {
+    /// was installed before, and at the streams and requests of callers, on all
+    /// cores. Returns how many hops were judged again and how many were cut.
+    pub fn reappraise(&self, changes: &Changes<'_>, ctx: &Context, view: &View) -> (usize, usize) {
         let (mut affected, calls) = {
             let inner = lock(&self.inner);
             let find = |ids: BTreeSet<u64>| -> Vec<Arc<Hop>> {
@@ -159,15 +154,8 @@ impl Live {
             (find(affected), find(calls))
         };
         let review = |hop: &Hop| {
-            let streams = if hop.role == Role::Client { hop.streams() } else { Vec::new() };
-            if streams.is_empty() || hop.cut.cause().is_some() {
-                return;
-            }
-            let admission = hop.admission();
-            for stream in streams {
-                if let Err(denial) = authorize(&admission, &hop.me, stream.port) {
-                    hop.sever_stream(&stream, &denial, &ctx.metrics);
-                }
+            if hop.role == Role::Client && hop.cut.cause().is_none() {
+                hop.authorize_streams(view, &hop.admission(), &ctx.metrics);
             }
         };
         // What costs nothing comes first, then the hops on which bytes flow.
@@ -249,9 +237,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use countersign_evidence::Denial;
     use countersign_evidence::UnixTime;
     use countersign_net::Abort;
-    use countersign_ratls::peer::{Judge, Presented};
+    use countersign_ratls::SpiffeId;
+    use countersign_ratls::peer::{Admission, Judge, Presented};
     use rustls_pki_types::CertificateDer;
 
     #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use countersign_config::bootstrap::InboundPort;
 use countersign_evidence::{Denial, Finding, Reason};
 use http::request::Parts;
 use http::{Method, Uri};
@@ -29,11 +30,11 @@ pub(crate) fn requested_port(request: &Parts) -> Result<u16, Denial> {
 
 /// Whether the workload behind this proxy is reachable on `port`. For callers
 /// that may call it: others learn nothing of what there is.
-pub(crate) fn offered(port: u16, ports: &[u16]) -> Result<(), Denial> {
-    if ports.contains(&port) {
-        return Ok(());
+pub(crate) fn offered(port: u16, ports: &[InboundPort]) -> Result<InboundPort, Denial> {
+    if let Some(offered) = ports.iter().find(|offered| offered.port == port) {
+        return Ok(*offered);
     }
-    let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+    let ports: Vec<_> = ports.iter().map(|p| p.port.to_string()).collect();
     Err(Finding::new(Reason::PortNotOffered, "port", ports.join(" or "), port.to_string()).into())
 }
 
@@ -119,8 +120,8 @@ mod tests {
 
     #[test]
     fn a_port_that_is_not_offered_has_a_reason_of_its_own() {
-        assert!(offered(8443, &[8080, 8443]).is_ok());
-        let denial = offered(9, &[8080, 8443]).unwrap_err();
+        assert!(offered(8443, &[8080.into(), 8443.into()]).is_ok());
+        let denial = offered(9, &[8080.into(), 8443.into()]).unwrap_err();
         assert_eq!(denial.reason, Reason::PortNotOffered);
         assert!(denial.to_string().contains("8080 or 8443"), "{denial}");
     }

@@ -109,7 +109,7 @@ async fn a_bootstrap_that_contradicts_itself_is_refused() {
     let inbound = Inbound {
         listen: SocketAddr::from(([127, 0, 0, 1], port)),
         workload: [127, 0, 0, 1].into(),
-        ports: vec![80],
+        ports: vec![80.into()],
     };
     let taken = world.bootstrap("web", Some(inbound), Vec::new());
     let built = countersign_proxy::build(&taken, world.clock(), world.source(), None);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use countersign_attester::Attester;
 use countersign_attester::emulated::CollateralSpec;
 use countersign_config::bootstrap::{
-    AttesterChoice, ControlPlaneRef, Inbound, Limits, Outbound, ProxyBootstrap,
+    AttesterChoice, ControlPlaneRef, HttpLimits, Inbound, Limits, Outbound, ProxyBootstrap,
 };
 use countersign_evidence::Reason;
 use countersign_proxy::context::{Context, Credentials};
@@ -67,6 +67,7 @@ impl<'a> Sidecar<'a> {
                 gate_timeout: Duration::from_secs(10),
                 connect_timeout: Duration::from_secs(20),
                 idle_timeout: Duration::from_secs(300),
+                http: HttpLimits::default(),
             },
             drain_timeout: Duration::from_secs(60),
         };
@@ -122,7 +123,7 @@ impl<'a> Sidecar<'a> {
         self.bootstrap.inbound = Some(Inbound {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             workload: [127, 0, 0, 1].into(),
-            ports: ports.to_vec(),
+            ports: ports.iter().copied().map(Into::into).collect(),
         });
         self
     }

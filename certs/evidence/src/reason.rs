@@ -211,6 +211,8 @@ reasons! {
     Overloaded, "overloaded", "OVERLOADED", 503, INTERNAL_ERROR, Ourselves, true, "raise the limit or add capacity";
     /// The request could not be understood.
     BadRequest, "bad-request", "BAD_REQUEST", 400, HANDSHAKE_FAILURE, Peer, false, "see the message; the request breaks the protocol";
+    /// A request is larger than a limit of the proxy in front of its workload.
+    RequestTooLarge, "request-too-large", "BAD_REQUEST", 413, HANDSHAKE_FAILURE, Peer, false, "send less, or raise limits.http in the bootstrap file of the destination's proxy";
     /// The workload or the peer could not be reached.
     ConnectFailed, "connect-failed", "CONNECT", 503, INTERNAL_ERROR, Upstream, true, "check that the destination runs and that the network lets us through";
     /// We are shutting down.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::document::Path;
 use crate::kinds::scalar::{Domain, Duration, FilePath, HostPort, Ip, Socket, Spiffe, WorkloadName};
+use crate::kinds::service::AppProtocol;
 
 /// What a proxy starts from. Paths are relative to the directory of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -125,9 +126,44 @@ pub struct Inbound {
     /// Where the workload's ports are.
     #[serde(default = "loopback")]
     pub workload: Ip,
-    /// Any of: the ports of the workload that hops may ask for.
-    #[schemars(length(min = 1), inner(range(min = 1)))]
-    pub ports: Vec<u16>,
+    /// Any of: the ports of the workload that hops may ask for, each a number, or
+    /// with the protocol that is spoken there.
+    #[schemars(length(min = 1))]
+    pub ports: Vec<InboundPort>,
+}
+
+/// A port of the workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum InboundPort {
+    /// Bytes pass, and nobody looks at them.
+    Number(#[schemars(range(min = 1))] u16),
+    /// What is spoken there is declared.
+    Declared(DeclaredPort),
+}
+
+/// A port with its protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DeclaredPort {
+    /// The port.
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// What is spoken there. With HTTP, HTTP2 or GRPC each request is looked at by
+    /// itself; `HTTP` reaches the workload as the caller speaks it, HTTP/1.1 or HTTP/2,
+    /// the others as HTTP/2 without TLS.
+    pub protocol: AppProtocol,
+}
+
+impl InboundPort {
+    /// The number, and what is spoken there.
+    #[must_use]
+    pub const fn declared(self) -> DeclaredPort {
+        match self {
+            Self::Number(port) => DeclaredPort { port, protocol: AppProtocol::Tcp },
+            Self::Declared(declared) => declared,
+        }
+    }
 }
 
 /// What connects here leaves for one destination.
@@ -166,6 +202,36 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// After how long without a byte a stream is closed.
     pub idle_timeout: Duration,
+    /// Limits of requests, on ports with a declared protocol.
+    pub http: HttpLimits,
+}
+
+/// Limits of requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct HttpLimits {
+    /// Bytes of the head of one request: request line and header fields.
+    #[schemars(range(min = 8_192, max = 1_048_576))]
+    pub header_bytes: u32,
+    /// How long the head of a request may take, from its first byte on.
+    pub header_timeout: Duration,
+    /// Bytes of the body of one request. Left out: any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_bytes: Option<u64>,
+    /// Requests at once on one HTTP/2 connection of a caller.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub requests_per_connection: u32,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            header_bytes: 64 << 10,
+            header_timeout: Duration::from_secs(10),
+            body_bytes: None,
+            requests_per_connection: 100,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -178,6 +244,7 @@ impl Default for Limits {
             gate_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(3600),
+            http: HttpLimits::default(),
         }
     }
 }
@@ -269,6 +336,7 @@ impl ProxyBootstrapSpec {
         ];
         if let Some(inbound) = &self.inbound {
             listeners.push((&inbound.listen, spec.key("inbound").key("listen")));
+            inbound.check(&spec.key("inbound"), report);
         }
         for (i, outbound) in self.outbound.iter().enumerate() {
             let path = spec.key("outbound").index(i);
@@ -279,6 +347,17 @@ impl ProxyBootstrapSpec {
         self.limits.check(&spec.key("limits"), report);
         if self.inbound.is_none() && self.outbound.is_empty() {
             report(spec, "neither inbound nor outbound: the proxy would do nothing".to_owned());
+        }
+    }
+}
+
+impl Inbound {
+    fn check(&self, path: &Path, report: Report<'_>) {
+        let ports: Vec<u16> = self.ports.iter().map(|port| port.declared().port).collect();
+        for (i, port) in ports.iter().enumerate() {
+            if ports.iter().take(i).any(|earlier| earlier == port) {
+                report(path.key("ports").index(i), format!("{port} is listed twice"));
+            }
         }
     }
 }

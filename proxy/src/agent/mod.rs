@@ -63,10 +63,12 @@ impl Agent {
         ctx.readiness.miss(Need::Identity, format!("{waits} to issue a certificate"));
         ctx.readiness.miss(Need::Snapshot, waits);
         let names = (bootstrap.name.clone(), bootstrap.workload.clone());
-        let ports = bootstrap.inbound.as_ref().map_or(&[][..], |inbound| &inbound.ports);
+        let ports: Vec<u16> =
+            bootstrap.inbound.iter().flat_map(|inbound| &inbound.ports).map(|p| p.port).collect();
         let compiler = Arc::new(Compiler::new(Arc::clone(&control), marks));
         let both = (Arc::clone(&control), Arc::clone(&compiler));
-        let subscription = SubscriptionAgent::new(Arc::clone(ctx), both, store.clone(), bundle, names, ports);
+        let subscription =
+            SubscriptionAgent::new(Arc::clone(ctx), both, store.clone(), bundle, names, &ports);
         let identity = IdentityAgent {
             ctx: Arc::clone(ctx),
             control,

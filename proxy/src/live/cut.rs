@@ -85,6 +85,12 @@ impl Cut {
         self.token.cancelled().await;
     }
 
+    /// Whether it is thrown.
+    #[must_use]
+    pub fn is_thrown(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
     /// Why, once it is thrown.
     #[must_use]
     pub fn cause(&self) -> Option<&Cause> {

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use super::cut::{Cause, Cut};
 use super::index::Basis;
 use super::lock;
+use super::stream::{Carries, Stream};
 use crate::context::{Context, authorize};
 use crate::gate::Outlet;
 use crate::observe::explain::Explanation;
@@ -64,21 +65,6 @@ pub struct Hop {
     next_stream: AtomicU64,
     /// The last stream of a hop that is cut has ended.
     emptied: Notify,
-}
-
-/// One stream on a hop.
-#[derive(Debug)]
-pub struct Stream {
-    /// Unique on its hop.
-    pub id: u64,
-    /// The port of the workload.
-    pub port: u16,
-    /// Bytes from the caller to the called workload.
-    pub received: AtomicU64,
-    /// Bytes from the called workload to the caller.
-    pub sent: AtomicU64,
-    /// The switch; thrown with that of the hop.
-    pub cut: Cut,
 }
 
 /// What a hop is made from.
@@ -420,14 +406,9 @@ impl Hop {
     }
 
     /// Registers a stream to `port`.
-    pub(super) fn open_stream(&self, port: u16) -> Arc<Stream> {
-        let stream = Arc::new(Stream {
-            id: self.next_stream.fetch_add(1, Ordering::Relaxed),
-            port,
-            received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            cut: self.cut.child(),
-        });
+    pub(super) fn open_stream(&self, port: u16, carries: Carries) -> Arc<Stream> {
+        let id = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        let stream = Arc::new(Stream::new(id, port, carries, self.cut.child()));
         lock(&self.streams).insert(stream.id, Arc::clone(&stream));
         // A hop that was cut in between has not seen this stream.
         if let Some(cause) = self.cut.cause() {
@@ -460,10 +441,30 @@ impl Hop {
         if self.role != Role::Client {
             return;
         }
-        let view = ctx.view.load();
+        self.authorize_streams(&ctx.view.load(), peer, &ctx.metrics);
+    }
+
+    /// Cuts the streams, and the requests on the others, that `view` does not allow.
+    pub(super) fn authorize_streams(&self, view: &View, peer: &Admission, metrics: &Metrics) {
         for stream in self.streams() {
-            if let Err(denial) = authorize(&view, peer, &self.me, stream.port) {
-                self.sever_stream(&stream, &denial, &ctx.metrics);
+            if let Err(denial) = authorize(view, peer, &self.me, &stream, None) {
+                self.sever_stream(&stream, &denial, metrics);
+                continue;
+            }
+            for request in stream.requests() {
+                if let Err(denial) = authorize(view, peer, &self.me, &stream, Some(&request.facts))
+                    && request.sever(&denial)
+                {
+                    metrics.revoked("authorization");
+                    tracing::warn!(
+                        hop = self.id,
+                        stream = stream.id,
+                        port = stream.port,
+                        cause = "authorization",
+                        "live request cut\n{}",
+                        self.explained(&denial)
+                    );
+                }
             }
         }
     }

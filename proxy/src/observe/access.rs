@@ -28,6 +28,7 @@ pub struct Record {
     started: Instant,
     peer: Option<Peer>,
     stream: Option<(Arc<Stream>, HopSeries)>,
+    of_requests: bool,
     outcome: Outcome,
 }
 
@@ -39,12 +40,23 @@ enum Outcome {
     Refused(Denial),
 }
 
-#[derive(Debug)]
-struct Peer {
-    tee: String,
-    emulated: &'static str,
-    policy: String,
-    verdict: String,
+/// What is said of a peer, wherever something is logged about it.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) tee: String,
+    pub(crate) emulated: &'static str,
+    pub(crate) policy: String,
+    pub(crate) verdict: String,
+}
+
+impl Peer {
+    pub(crate) fn new(admission: &Admission) -> Self {
+        let (tee, emulated) = tee_labels(admission);
+        let deciding = admission.verdicts.iter().filter(|v| v.mode == Mode::Enforce);
+        let policies: Vec<_> =
+            deciding.map(|v| format!("{}/{}", v.policy.namespace, v.policy.name)).collect();
+        Self { tee, emulated, policy: policies.join(","), verdict: verdict_digest(admission) }
+    }
 }
 
 impl Record {
@@ -68,14 +80,17 @@ impl Record {
             started: Instant::now(),
             peer: None,
             stream: None,
+            of_requests: false,
             outcome: Outcome::Unfinished,
         }
     }
 
     /// The trace that the caller belongs to (W3C Trace Context), if it is well-formed.
     pub fn trace(&mut self, traceparent: Option<&str>) {
-        let fits = |t: &&str| t.len() == 55 && t.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-        traceparent.filter(fits).unwrap_or_default().clone_into(&mut self.traceparent);
+        traceparent
+            .filter(|trace| well_formed_trace(trace))
+            .unwrap_or_default()
+            .clone_into(&mut self.traceparent);
     }
 
     /// The port that was asked for.
@@ -85,12 +100,12 @@ impl Record {
 
     /// The peer behind the stream.
     pub fn peer(&mut self, admission: &Admission) {
-        let (tee, emulated) = tee_labels(admission);
-        let deciding = admission.verdicts.iter().filter(|v| v.mode == Mode::Enforce);
-        let policies: Vec<_> =
-            deciding.map(|v| format!("{}/{}", v.policy.namespace, v.policy.name)).collect();
-        self.peer =
-            Some(Peer { tee, emulated, policy: policies.join(","), verdict: verdict_digest(admission) });
+        self.peer = Some(Peer::new(admission));
+    }
+
+    /// Its requests have lines of their own: it has one if it does not end in order.
+    pub(crate) const fn of_requests(&mut self) {
+        self.of_requests = true;
     }
 
     /// The stream flows now.
@@ -133,6 +148,9 @@ impl Drop for Record {
             };
             self.metrics.failed(me, peer, self.role, flags);
         }
+        if self.of_requests && matches!(self.outcome, Outcome::Done) {
+            return;
+        }
         tracing::info!(
             target: "access",
             direction = direction(self.role),
@@ -153,6 +171,11 @@ impl Drop for Record {
             traceparent = self.traceparent,
         );
     }
+}
+
+/// Whether this has the form of a `traceparent` (W3C Trace Context, section 3.2).
+pub(crate) fn well_formed_trace(text: &str) -> bool {
+    text.len() == 55 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
 }
 
 /// What names the verdicts about a peer in every log: the first half of the

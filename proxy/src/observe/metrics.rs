@@ -13,6 +13,7 @@ use prometheus::{
 
 use super::attestation::Attestation;
 use super::names as n;
+use super::requests::{RequestSeries, Requests};
 
 /// At most so many principals get series of their own; the rest share `other`.
 const PRINCIPALS: usize = 1024;
@@ -38,6 +39,7 @@ pub struct Metrics {
     refreshes: IntCounterVec,
     audited: IntCounterVec,
     hops: IntGaugeVec,
+    requests: Requests,
     appraisals: HistogramVec,
     collateral: IntGaugeVec,
     /// Those of proofs.
@@ -140,6 +142,7 @@ impl Metrics {
                 &[n::POLICY, n::REASON, n::DIRECTION],
             )?,
             attestation: Attestation::new(&registry)?,
+            requests: Requests::new(&registry)?,
             hops: gauges(n::HOPS, "Hops that are open.", &[n::DIRECTION])?,
             appraisals: seconds(
                 n::APPRAISAL,
@@ -174,6 +177,13 @@ impl Metrics {
             received: self.received.with_label_values(&labels),
             labels: labels.map(str::to_owned),
         }
+    }
+
+    /// The series of requests on a hop with this peer.
+    #[must_use]
+    pub fn requests(&self, me: &str, peer: &str, role: Role) -> RequestSeries {
+        let [reporter, source, destination, ..] = self.labels(me, peer, role);
+        self.requests.of([reporter, source, destination])
     }
 
     /// A connection that never became a stream.
@@ -337,6 +347,7 @@ mod page;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::requests::Ended;
     use countersign_evidence::{Finding, Reason};
 
     #[test]
@@ -346,6 +357,9 @@ mod tests {
         hop.open();
         hop.close("-");
         metrics.failed("spiffe://a/me", "spiffe://a/peer", Role::Client, "CONNECT");
+        metrics
+            .requests("spiffe://a/me", "spiffe://a/peer", Role::Client)
+            .ended(Ended { status: 200, flags: "-", grpc: None }, Duration::from_millis(1));
         metrics.judged(Role::Client, true, Duration::from_millis(1));
         metrics.collateral.with_label_values(&["crl"]).set(1);
         metrics.denied(&Finding::new(Reason::Internal, "", "", "").into(), Role::Client);

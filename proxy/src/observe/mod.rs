@@ -7,3 +7,4 @@ pub mod explain;
 pub mod metrics;
 pub mod names;
 pub mod refused;
+pub mod requests;

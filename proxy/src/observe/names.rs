@@ -10,6 +10,10 @@ pub const CONNECTIONS_FAILED: &str = "istio_tcp_connections_failed_total";
 pub const SENT_BYTES: &str = "istio_tcp_sent_bytes_total";
 /// Bytes from the caller to the called workload.
 pub const RECEIVED_BYTES: &str = "istio_tcp_received_bytes_total";
+/// Requests, on ports with a declared protocol.
+pub const REQUESTS: &str = "istio_requests_total";
+/// From the head of a request until the end of its answer.
+pub const REQUEST_DURATION: &str = "istio_request_duration_milliseconds";
 /// Verdicts about peers, in handshakes and on live hops.
 pub const VERDICTS: &str = "mesh_attestation_verdicts_total";
 /// Times that a policy in mode `Audit` would have refused a peer.
@@ -75,12 +79,16 @@ pub const REPORTER: &str = "reporter";
 pub const SOURCE: &str = "source_principal";
 /// SPIFFE ID of the called workload.
 pub const DESTINATION: &str = "destination_principal";
-/// Always `tcp` here.
+/// `tcp` of streams, `http` or `grpc` of requests.
 pub const PROTOCOL: &str = "request_protocol";
 /// Always `mutual_tls` here.
 pub const SECURITY: &str = "connection_security_policy";
 /// `-`, or the flag of the reason table.
 pub const FLAGS: &str = "response_flags";
+/// Status of the answer, 0 without one.
+pub const RESPONSE_CODE: &str = "response_code";
+/// Status of gRPC, empty where that is not spoken.
+pub const GRPC_STATUS: &str = "grpc_response_status";
 /// Kind of TEE, `none` when there is none.
 pub const TEE: &str = "tee";
 /// Whether the platform is emulated.

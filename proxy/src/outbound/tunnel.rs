@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::context::Context;
 use crate::hop::REASON_HEADER;
-use crate::live::{Cause, draining};
+use crate::live::{Carries, Cause, draining};
 use crate::observe::refused::{Peer, Stage};
 use crate::policy::Permitted;
 use crate::pool::{Lease, Pool};
@@ -80,7 +80,8 @@ async fn tunnel(
     call: &Call<'_>,
     ctx: &Context,
 ) -> Result<Tunnel, Failure> {
-    let permitted = policy::permit(lease.hop(), call.port, ctx).map_err(|denial| lease.unfit(denial))?;
+    let permitted =
+        policy::permit(lease.hop(), call.port, Carries::Bytes, ctx).map_err(|denial| lease.unfit(denial))?;
     let connect = async {
         let mut sender = lease.request().ready().await.map_err(|e| lease.unfit(hop::broken(&e)))?;
         let (response, send) =

@@ -18,7 +18,7 @@ use std::time::Duration;
 use countersign_attester::Attester;
 use countersign_attester::emulated::{TdxSpec, Vendor};
 use countersign_config::bootstrap::{
-    AttesterChoice, ControlPlaneRef, Inbound, Limits, Outbound, ProxyBootstrap,
+    AttesterChoice, ControlPlaneRef, HttpLimits, Inbound, Limits, Outbound, ProxyBootstrap,
 };
 use countersign_config::{Guard, Inputs, Resource, View};
 use countersign_evidence::UnixTime;
@@ -233,6 +233,7 @@ spec:
                 gate_timeout: Duration::from_secs(10),
                 connect_timeout: Duration::from_secs(10),
                 idle_timeout: Duration::from_secs(300),
+                http: HttpLimits::default(),
             },
             drain_timeout: Duration::from_secs(30),
         }
@@ -375,7 +376,7 @@ impl Pair {
         let inbound = Inbound {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             workload: [127, 0, 0, 1].into(),
-            ports: vec![port, port.wrapping_add(1).max(1)],
+            ports: vec![port.into(), port.wrapping_add(1).max(1).into()],
         };
         let mut bootstrap = world.bootstrap("ledger", Some(inbound), Vec::new());
         change(&mut bootstrap);

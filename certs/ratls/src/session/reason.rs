@@ -235,6 +235,7 @@ const fn row(reason: Reason) -> (WireReason, Ending) {
         | Reason::UnsupportedVersion
         | Reason::UnsupportedFormat
         | Reason::BadRequest
+        | Reason::RequestTooLarge
         | Reason::NoApplicationProtocol
         | Reason::TlsFailure
         | Reason::Resumed => (WireReason::Format, CutAndDistrust),

@@ -1,0 +1,214 @@
+//! Connections to the workload. Each belongs to one stream of a hop: whatever a
+//! caller makes of a connection, no other caller's requests go over it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use countersign_evidence::{Denial, Finding, Reason};
+use countersign_net::Severable;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::body::{Progress, RequestBody};
+use super::tasks::Tasks;
+use crate::context::Context;
+use crate::inbound::{overloaded, unreachable_workload};
+
+/// How much of an answer of a workload may be on its way.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+type One = http1::SendRequest<RequestBody>;
+type Two = http2::SendRequest<RequestBody>;
+
+/// The workload, as one stream reaches it.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    address: SocketAddr,
+    ctx: Arc<Context>,
+    tasks: Tasks,
+    /// HTTP/1.1: the connection that no request uses. A caller of HTTP/1.1 has one
+    /// request at a time.
+    idle: Arc<Mutex<Option<One>>>,
+    /// HTTP/2: one connection for all requests.
+    shared: Mutex<Option<Two>>,
+    /// Whose turn it is to make it.
+    dialling: Semaphore,
+}
+
+/// A connection that a request uses.
+#[derive(Debug)]
+pub(super) struct Lease {
+    idle: Arc<Mutex<Option<One>>>,
+    connection: One,
+    progress: Arc<Progress>,
+}
+
+impl Lease {
+    /// The answer is complete: so is the use, if all of the request was read.
+    pub(super) fn free(self) {
+        if self.progress.is_complete() {
+            *lock(&self.idle) = Some(self.connection);
+        }
+    }
+}
+
+impl Upstream {
+    pub(super) fn new(address: SocketAddr, tasks: Tasks, ctx: &Arc<Context>) -> Self {
+        Self {
+            address,
+            ctx: Arc::clone(ctx),
+            tasks,
+            idle: Arc::default(),
+            shared: Mutex::default(),
+            dialling: Semaphore::new(1),
+        }
+    }
+
+    /// Asks over HTTP/1.1.
+    pub(super) async fn ask_one(
+        &self,
+        mut request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Lease), Denial> {
+        let progress = request.body().progress();
+        loop {
+            let kept = lock(&self.idle).take();
+            let is_kept = kept.is_some();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => self.dial_one().await?,
+            };
+            if let Err(error) = connection.ready().await {
+                // The workload closed what was kept.
+                if is_kept {
+                    continue;
+                }
+                return Err(self.broken(&error, &progress));
+            }
+            match connection.try_send_request(request).await {
+                Ok(response) => {
+                    return Ok((response, Lease { idle: Arc::clone(&self.idle), connection, progress }));
+                }
+                Err(mut error) => match error.take_message() {
+                    // It closed in between, and has seen nothing of this request.
+                    Some(unsent) if is_kept => request = unsent,
+                    _ => return Err(self.broken(error.error(), &progress)),
+                },
+            }
+        }
+    }
+
+    /// Asks over HTTP/2.
+    pub(super) async fn ask_two(
+        &self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Denial> {
+        let progress = request.body().progress();
+        loop {
+            let (mut connection, is_kept) = self.two().await?;
+            if let Err(error) = connection.ready().await {
+                if is_kept {
+                    self.forget();
+                    continue;
+                }
+                return Err(self.broken(&error, &progress));
+            }
+            match connection.try_send_request(request).await {
+                Ok(response) => return Ok(response),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if is_kept => {
+                        self.forget();
+                        request = unsent;
+                    }
+                    _ => return Err(self.broken(error.error(), &progress)),
+                },
+            }
+        }
+    }
+
+    /// The connection that all requests share, and whether it was there before.
+    async fn two(&self) -> Result<(Two, bool), Denial> {
+        if let Some(connection) = self.shared() {
+            return Ok((connection, true));
+        }
+        let _turn = self.dialling.acquire().await.map_err(|_| overloaded())?;
+        if let Some(connection) = self.shared() {
+            return Ok((connection, true));
+        }
+        let connection = self.dial_two().await?;
+        *lock(&self.shared) = Some(connection.clone());
+        Ok((connection, false))
+    }
+
+    fn shared(&self) -> Option<Two> {
+        lock(&self.shared).clone().filter(|connection| !connection.is_closed())
+    }
+
+    /// The shared connection takes no more requests.
+    fn forget(&self) {
+        *lock(&self.shared) = None;
+    }
+
+    async fn dial_one(&self) -> Result<One, Denial> {
+        let (socket, permit) = self.dial().await?;
+        let limit = usize::try_from(self.ctx.limits.http.header_bytes).unwrap_or(usize::MAX);
+        let built = http1::Builder::new().max_buf_size(limit).handshake(TokioIo::new(socket)).await;
+        let (connection, task) = built.map_err(|error| self.unreachable(&error.to_string()))?;
+        self.tasks.spawn(async move {
+            // Whoever asks is told how it ended.
+            let _ = task.with_upgrades().await;
+            drop(permit);
+        });
+        Ok(connection)
+    }
+
+    async fn dial_two(&self) -> Result<Two, Denial> {
+        let (socket, permit) = self.dial().await?;
+        let built = http2::Builder::new(self.tasks.clone())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(self.ctx.limits.http.header_bytes)
+            .handshake(TokioIo::new(socket))
+            .await;
+        let (connection, task) = built.map_err(|error| self.unreachable(&error.to_string()))?;
+        self.tasks.spawn(async move {
+            // Whoever asks is told how it ended.
+            let _ = task.await;
+            drop(permit);
+        });
+        Ok(connection)
+    }
+
+    async fn dial(&self) -> Result<(Severable, OwnedSemaphorePermit), Denial> {
+        let permit = Arc::clone(&self.ctx.connections).try_acquire_owned().map_err(|_| overloaded())?;
+        let limit = self.ctx.limits.connect_timeout;
+        match timeout(limit, countersign_net::connect(self.address)).await {
+            Ok(Ok(socket)) => Ok((Severable::new(socket, self.tasks.abort().clone()), permit)),
+            Ok(Err(error)) => Err(self.unreachable(&error.to_string())),
+            Err(_) => Err(self.unreachable(&format!("no answer in {limit:?}"))),
+        }
+    }
+
+    fn unreachable(&self, why: &str) -> Denial {
+        unreachable_workload(self.address, why)
+    }
+
+    /// Why there is no answer.
+    fn broken(&self, error: &hyper::Error, progress: &Progress) -> Denial {
+        if progress.is_too_long() {
+            let expected = format!("at most {} bytes", self.ctx.limits.http.body_bytes.unwrap_or(u64::MAX));
+            return Finding::new(Reason::RequestTooLarge, "body", expected, "more").into();
+        }
+        let expected = "an answer of the workload";
+        Finding::new(Reason::ConnectFailed, format!("workload {}", self.address), expected, error.to_string())
+            .into()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
