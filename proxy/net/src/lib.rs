@@ -4,7 +4,7 @@
 //! options that a long-lived proxied connection needs, and a socket that can be
 //! told to end with a reset.
 //!
-//! **Guaranteed**: no unsafe code; a socket from here notices a dead peer within
+//! **Guaranteed**: no unsafe code; a socket from here notices a dead machine within
 //! half a minute of unacknowledged data, and within half an hour of silence.
 
 mod process;

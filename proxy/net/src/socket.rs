@@ -29,7 +29,9 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Sets the options of an accepted or connected socket: no delay, keepalive,
-/// and a limit for unacknowledged data.
+/// and a limit for unacknowledged data where the peer is another machine. One on this
+/// machine does not vanish unseen, and a workload that does not read for a while is
+/// none that is gone: the system counts its closed window as unacknowledged data.
 ///
 /// # Errors
 /// When the system refuses an option (the peer may be gone already).
@@ -39,7 +41,16 @@ pub fn tune(socket: &TcpStream) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    match is_local(socket.local_addr()?.as_socket(), socket.peer_addr()?.as_socket()) {
+        true => Ok(()),
+        false => socket.set_tcp_user_timeout(Some(USER_TIMEOUT)),
+    }
+}
+
+/// Whether both ends are on this machine; also of a connection that was redirected here.
+fn is_local(here: Option<SocketAddr>, there: Option<SocketAddr>) -> bool {
+    let (Some(here), Some(there)) = (here, there) else { return false };
+    here.ip().is_loopback() || there.ip().is_loopback() || here.ip() == there.ip()
 }
 
 /// Connects to `address`, with the options of [`tune`].
@@ -59,4 +70,21 @@ pub fn abort(socket: TcpStream) {
     // A socket that is gone already needs no reset.
     let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     drop(socket);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_workload_that_does_not_read_is_not_given_up_and_another_machine_is() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = connect(listener.local_addr().unwrap()).await.unwrap();
+        assert_eq!(SockRef::from(&client).tcp_user_timeout().unwrap(), None);
+        assert!(SockRef::from(&client).keepalive().unwrap());
+        let [one, other, redirected] =
+            ["10.0.0.5:1", "10.0.0.6:1", "127.0.0.1:15001"].map(|address| address.parse().ok());
+        assert!(is_local(one, one) && is_local(redirected, one));
+        assert!(!is_local(one, other));
+    }
 }
