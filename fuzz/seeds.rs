@@ -10,6 +10,7 @@ use countersign_attester::emulated::{SgxSpec, SnpSpec, TdxSpec};
 use countersign_evidence::Evidence;
 use countersign_evidence::event_log::native::Record;
 use countersign_fuzz::{TRUST_DOMAIN, VENDOR, now};
+use countersign_proxy::opaque::record::{Answer, Connect, Kind, head};
 use countersign_quoting::Subject;
 use countersign_quoting::broker::{Code, Request, Response};
 use countersign_ratls::binding::{KeyContext, SessionCore};
@@ -80,7 +81,30 @@ fn write() -> Outcome {
     let snapshot = Snapshot::sign(bundle.trust_domain.clone(), 7, entries, &snapshot_key)?;
     seed("snapshot", "signed", &snapshot.encode())?;
     session()?;
+    records()?;
     messages(bundle)
+}
+
+/// A whole stream of each side of a dedicated hop.
+fn records() -> Outcome {
+    let record = |kind: Kind, payload: &[u8]| [&head(kind, payload.len()), payload].concat();
+    let connect = Connect {
+        window: 4 << 20,
+        authority: "ledger:8443".to_owned(),
+        forwarded: Some("for=\"10.0.0.1:5\"".to_owned()),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+    };
+    let answer = Answer { status: 403, window: 0, reason: Some("port-not-offered".to_owned()) };
+    let rest = [
+        record(Kind::Attest, b"frames"),
+        record(Kind::Data, b"hello"),
+        record(Kind::Credit, &5_u32.to_be_bytes()),
+        record(Kind::End, &[]),
+        record(Kind::Reset, &[]),
+    ]
+    .concat();
+    seed("records", "client", &[record(Kind::Connect, &connect.encode()), rest.clone()].concat())?;
+    seed("records", "server", &[record(Kind::Answer, &answer.encode()), rest].concat())
 }
 
 /// The frames of an honest hop, one by one and all together; and scripts for the

@@ -12,7 +12,7 @@ use countersign_evidence::collateral::Item;
 use countersign_ratls::{Bundle, SpiffeId, TrustDomain};
 use serde::de::DeserializeOwned;
 
-pub use self::spec::{ControlPlaneBootstrapSpec, ProxyBootstrapSpec};
+pub use self::spec::{ControlPlaneBootstrapSpec, Hop, ProxyBootstrapSpec};
 use crate::document::{self, MAX_BYTES, Node, Path, Position};
 use crate::kinds::scalar::{FilePath, quoted};
 use crate::kinds::service::AppProtocol;
@@ -147,6 +147,8 @@ pub struct Outbound {
     pub address: String,
     /// The port of its workload.
     pub port: u16,
+    /// How its connections travel.
+    pub hop: Hop,
 }
 
 /// Limits, each with a sensible default.
@@ -245,7 +247,13 @@ impl ProxyBootstrap {
             outbound: spec
                 .outbound
                 .into_iter()
-                .map(|o| Outbound { listen: o.listen.0, to: o.to.0, address: o.address.0, port: o.port })
+                .map(|o| Outbound {
+                    listen: o.listen.0,
+                    to: o.to.0,
+                    address: o.address.0,
+                    port: o.port,
+                    hop: o.hop,
+                })
                 .collect(),
             admin: spec.admin.0,
             metrics: spec.metrics.0,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use countersign_config::bootstrap::{
-    AttesterChoice, ControlPlaneBootstrap, Machine, ProxyBootstrap, read_collateral,
+    AttesterChoice, ControlPlaneBootstrap, Hop, Machine, ProxyBootstrap, read_collateral,
 };
 use countersign_config::kinds::service::AppProtocol;
 use countersign_config::{Kind, Resource, parse};
@@ -59,6 +59,7 @@ fn a_proxy_is_read_with_the_files_that_it_names() {
     assert_eq!(proxy.control_plane.attestation.len(), 2);
     let names: Vec<_> = proxy.control_plane.collateral.iter().map(|i| i.name.as_str()).collect();
     assert_eq!(names, ["a.pem", "b.json"]);
+    assert_eq!(proxy.outbound.iter().map(|o| o.hop).collect::<Vec<_>>(), [Hop::Shared, Hop::Dedicated]);
     assert_eq!(proxy.admin.to_string(), "127.0.0.1:15000");
     assert_eq!(proxy.readiness.to_string(), "0.0.0.0:15021");
     assert_eq!(proxy.limits.handshake_timeout, Duration::from_secs(10));
@@ -119,7 +120,7 @@ fn every_problem_of_a_proxy_is_reported_at_its_place() {
         problems(&path, &wrong),
         [
             "proxy.yaml:10:25: spec.attester.emulated: holds 2 machines, accepted: exactly one of tdx, sgx, sevSnp",
-            "proxy.yaml:25:10: spec.admin: 0.0.0.0:15000 is not a loopback address: it is for administrators of this machine only",
+            "proxy.yaml:30:10: spec.admin: 0.0.0.0:15000 is not a loopback address: it is for administrators of this machine only",
             "proxy.yaml:21:15: spec.outbound[0].listen: 0.0.0.0:15008 is not a loopback address: it is for the workload of this machine only",
             "proxy.yaml:21:15: spec.outbound[0].listen: 0.0.0.0:15008 is the port of spec.inbound.listen already",
         ]

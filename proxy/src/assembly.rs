@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use countersign_config::bootstrap::{Inbound, Limits, Outbound, ProxyBootstrap};
+use countersign_config::bootstrap::{Hop, Inbound, Limits, Outbound, ProxyBootstrap};
 use countersign_config::{Inputs, View};
 use countersign_evidence::collateral::Marks;
 use countersign_quoting::{Health, Options, Quoter, QuotingTask, Source};
@@ -26,7 +26,9 @@ use crate::live::Live;
 use crate::observe::attestation::Measured;
 use crate::observe::metrics::Metrics;
 use crate::observe::refused::Refused;
+use crate::opaque::Dialer;
 use crate::ops::{self, LogLevel};
+use crate::outbound::Ways;
 use crate::pool::{Destination, Keeper, Pool};
 use crate::readiness::{Need, Readiness};
 use crate::{inbound, outbound};
@@ -277,15 +279,18 @@ impl Bound {
         let ctx = self.ctx;
         let mut data = Tasks::default();
         let mut rest = Tasks::default();
-        let mut pools: HashMap<Destination, Pool> = HashMap::new();
+        let mut ways: HashMap<Destination, (Pool, Arc<Dialer>)> = HashMap::new();
         for (listener, mapping) in self.outbound {
             let destination = Destination { to: mapping.to.clone(), address: mapping.address.clone() };
-            let pool = pools.entry(destination.clone()).or_insert_with(|| {
+            let (pool, dialer) = ways.entry(destination.clone()).or_insert_with(|| {
+                let dialer = Arc::new(Dialer::new(destination.clone(), &ctx));
                 let (pool, keeper): (Pool, Keeper) = Pool::new(destination, Arc::clone(&ctx));
                 data.spawn("pool", keeper.run());
-                pool
+                (pool, dialer)
             });
-            data.spawn("outbound", outbound::serve(listener, mapping, pool.clone(), Arc::clone(&ctx)));
+            let dedicated = (mapping.hop == Hop::Dedicated).then(|| Arc::clone(dialer));
+            let ways = Ways { pool: pool.clone(), dedicated };
+            data.spawn("outbound", outbound::serve(listener, mapping, ways, Arc::clone(&ctx)));
         }
         if let Some((listener, config)) = self.inbound {
             data.spawn("inbound", inbound::serve(listener, config, Arc::clone(&ctx)));

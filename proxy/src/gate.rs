@@ -7,6 +7,7 @@
 //! ```
 
 mod crowd;
+mod framing;
 mod outlet;
 mod rest;
 
@@ -17,11 +18,12 @@ use bytes::BytesMut;
 use countersign_evidence::policy::Level;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::peer::{Presented, Role};
-use countersign_ratls::tls::{ALPN_H2, ALPN_MESH, Agreed, peer_refusal};
+use countersign_ratls::tls::{ALPN_H2, ALPN_MESH, ALPN_TCP, Agreed, peer_refusal};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 pub use crowd::Crowd;
+pub use framing::Framing;
 pub(crate) use outlet::Outlet;
 pub(crate) use rest::Rest;
 
@@ -45,14 +47,26 @@ pub(crate) struct Attested<S> {
     _private: (),
 }
 
-/// The application protocols of a hop of `me`, most wanted first. `h2`, in which
-/// nothing is proved for the connection, is spoken only where a policy admits
-/// somebody by it; whom, is looked at when it is known who is there.
+/// The application protocols that a hop of ours to a peer may have, most wanted first.
 pub(crate) fn protocols(credentials: &Credentials, ctx: &Context) -> &'static [&'static [u8]] {
     const BOTH: &[&[u8]] = &[ALPN_MESH, ALPN_H2];
     const MESH: &[&[u8]] = &[ALPN_MESH];
+    if admits_without_proof(credentials, ctx) { BOTH } else { MESH }
+}
+
+/// Those that a peer may choose from. That of dedicated hops stands first: who
+/// offers it wants it.
+pub(crate) fn answered(credentials: &Credentials, ctx: &Context) -> &'static [&'static [u8]] {
+    const ALL: &[&[u8]] = &[ALPN_TCP, ALPN_MESH, ALPN_H2];
+    const MESH: &[&[u8]] = &[ALPN_TCP, ALPN_MESH];
+    if admits_without_proof(credentials, ctx) { ALL } else { MESH }
+}
+
+/// `h2`, in which nothing is proved for the connection, is spoken only where a policy
+/// admits somebody by it; whom, is looked at when it is known who is there.
+fn admits_without_proof(credentials: &Credentials, ctx: &Context) -> bool {
     let levels = ctx.view.load().levels(&credentials.me);
-    if levels.is_some_and(|levels| levels.lowest < Level::L2) { BOTH } else { MESH }
+    levels.is_some_and(|levels| levels.lowest < Level::L2)
 }
 
 /// Takes a connection through the gate.
@@ -73,10 +87,10 @@ where
         Ok(_) => ctx.metrics.admitted(&admission, role),
         Err(denial) => ctx.metrics.denied(denial, role),
     }
-    let attests = agreed.alpn == ALPN_MESH;
-    let session = match attests {
-        true => Some(session(agreed, role, &credentials, presented, ctx)),
-        false => None,
+    let framing = Framing::of(&agreed.alpn).ok_or_else(|| unknown(&agreed.alpn))?;
+    let session = match framing {
+        Framing::Plain => None,
+        _ => Some(session(agreed, framing, role, &credentials, presented, ctx)),
     };
     let (_place, session) = match (place, session.transpose()) {
         (Ok(place), session) => (place, session.inspect_err(|denial| ctx.metrics.denied(denial, role))?),
@@ -95,6 +109,7 @@ where
         judge: Arc::clone(&credentials.judge),
         admission,
         abort: abort.clone(),
+        framing,
         session,
     };
     let started = Instant::now();
@@ -109,8 +124,7 @@ where
         Ok(stream) => {
             hop.audited(&hop.admission().audited, ctx);
             catch_up(&hop, &credentials, ctx);
-            let protocol = if attests { "ratls-h2/1" } else { "h2" };
-            ctx.metrics.attestation.gate(role, protocol, started.elapsed());
+            ctx.metrics.attestation.gate(role, framing.name(), started.elapsed());
             Ok(Attested { hop, stream, _private: () })
         }
         Err(denial) => {
@@ -130,15 +144,22 @@ fn catch_up(hop: &Hop, credentials: &Credentials, ctx: &Context) {
     }
 }
 
+/// No handshake ends like this: each protocol that is offered has a framing.
+fn unknown(alpn: &[u8]) -> Denial {
+    let presented = String::from_utf8_lossy(alpn);
+    Finding::new(Reason::Internal, "ALPN", "a protocol of the mesh", presented).into()
+}
+
 /// A session on the connection of a handshake.
 fn session(
     agreed: Agreed,
+    framing: Framing,
     role: Role,
     credentials: &Credentials,
     peer: &Presented,
     ctx: &Context,
 ) -> Result<Session, Denial> {
-    let channel = terms::channel(agreed, role, credentials, peer)?;
+    let channel = terms::channel(agreed, framing, role, credentials, peer)?;
     let demands = ctx.view.load().demands(&credentials.me, &channel.peer.id)?;
     let demands = terms::demands(&demands, ctx);
     Session::new(channel, demands, terms::offer(ctx), Arc::clone(&ctx.random), ctx.clock.moment())
@@ -173,7 +194,7 @@ where
 
 /// The stream behind the gate, of which `ahead` was read already.
 fn beyond<S>(hop: &Hop, ahead: BytesMut, stream: S) -> Rest<S> {
-    Rest::new(ahead, stream, Arc::clone(&hop.outlet), Frames::of(hop.role))
+    Rest::new(ahead, stream, Arc::clone(&hop.outlet), Frames::of(hop.framing, hop.role))
 }
 
 /// Over plain `h2` nothing is proved for the connection. A client is done with

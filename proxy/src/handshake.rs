@@ -8,7 +8,7 @@ use countersign_evidence::{Denial, Finding, Reason};
 use countersign_net::{Abort, Severable};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::{Admission, Role};
-use countersign_ratls::tls::{Agreed, HandshakeError};
+use countersign_ratls::tls::{ALPN_TCP, Agreed, Connector, HandshakeError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -57,7 +57,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let credentials = ctx.credentials()?;
-    let acceptor = credentials.acceptor.offering(gate::protocols(&credentials, ctx));
+    let acceptor = credentials.acceptor.offering(gate::answered(&credentials, ctx));
     let handshake = acceptor.accept(transport);
     let done = timeout(ctx.limits.handshake_timeout, handshake).await.map_err(|_| too_slow(ctx))?;
     let done = done.map_err(|error| denial(error, Role::Client, ctx))?;
@@ -86,6 +86,21 @@ pub(crate) async fn connect(
     connect_over(Severable::new(socket, abort.clone()), abort, address, to, credentials, ctx).await
 }
 
+/// The same, for a dedicated hop and nothing else: `no-application-protocol` where
+/// the peer does not speak it.
+pub(crate) async fn connect_dedicated(
+    socket: TcpStream,
+    address: SocketAddr,
+    to: &SpiffeId,
+    credentials: Arc<Credentials>,
+    ctx: &Context,
+) -> Result<Handshaken<client::TlsStream<Severable>>, Denial> {
+    let abort = Abort::default();
+    let transport = Severable::new(socket, abort.clone());
+    let connector = credentials.connector(to, &[ALPN_TCP])?;
+    shake(connector, transport, abort, address, credentials, ctx).await
+}
+
 /// The client's side over a transport that ends with `abort`.
 pub(crate) async fn connect_over<S>(
     transport: S,
@@ -99,6 +114,20 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let connector = credentials.connector(to, gate::protocols(&credentials, ctx))?;
+    shake(connector, transport, abort, address, credentials, ctx).await
+}
+
+async fn shake<S>(
+    connector: Connector,
+    transport: S,
+    abort: Abort,
+    address: SocketAddr,
+    credentials: Arc<Credentials>,
+    ctx: &Context,
+) -> Result<Handshaken<client::TlsStream<S>>, Denial>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let handshake = connector.connect(transport);
     let done = timeout(ctx.limits.handshake_timeout, handshake).await.map_err(|_| too_slow(ctx))?;
     let done = done.map_err(|error| denial(error, Role::Server, ctx))?;

@@ -30,7 +30,7 @@ use crate::policy::Permitted;
 use crate::session::carrier::StreamOne;
 use crate::session::drive;
 use crate::verdict::Appraised;
-use crate::{forward, gate, handshake, hop, http, policy, rounds, route, verdict};
+use crate::{forward, gate, handshake, hop, http, opaque, policy, rounds, route, verdict};
 
 /// How long a peer may take to close a hop that has no streams and takes none.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -75,6 +75,9 @@ async fn one_hop(accepted: Accepted, hops: Arc<Semaphore>, config: Arc<Inbound>,
         ctx.metrics.refused("inbound", Reason::Overloaded);
         return;
     };
+    if hop.framing == gate::Framing::Dedicated {
+        return Box::pin(opaque::serve(&hop, stream, &config, &ctx)).await;
+    }
     let limit = ctx.limits.streams_per_hop;
     let handshake = drive::meanwhile(&hop, hop::server(limit).handshake(stream), &ctx);
     match timeout(ctx.limits.handshake_timeout, handshake).await {
@@ -328,7 +331,7 @@ pub(crate) fn refused_to(what: &str, hop: &Appraised, denial: &Denial, ctx: &Con
 }
 
 /// What a stream that is permitted leads to.
-enum Opened {
+pub(crate) enum Opened {
     /// The workload's socket, and the leave to have one.
     Bytes(TcpStream, tokio::sync::OwnedSemaphorePermit),
     /// Requests, each of which finds its way to the workload.
@@ -337,7 +340,7 @@ enum Opened {
 
 /// Authorizes first, then connects: a caller without permission learns nothing
 /// about the workload, and the workload nothing of the caller.
-async fn open(
+pub(crate) async fn open(
     hop: &Appraised,
     port: u16,
     config: &Inbound,

@@ -40,6 +40,7 @@ pub mod observe;
 mod heard;
 mod hop;
 mod inbound;
+pub mod opaque;
 mod outbound;
 mod pool;
 mod rounds;

@@ -237,6 +237,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::Framing;
     use countersign_evidence::Denial;
     use countersign_evidence::UnixTime;
     use countersign_net::Abort;
@@ -276,6 +277,7 @@ mod tests {
             judge: Arc::new(Nobody),
             admission: admission("peer"),
             abort: Abort::default(),
+            framing: Framing::Plain,
             session: None,
         }
     }

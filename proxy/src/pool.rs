@@ -436,7 +436,7 @@ impl Driver {
 }
 
 /// Our credentials; at start-up they may take a moment.
-async fn credentials(ctx: &Context) -> Result<Arc<Credentials>, Denial> {
+pub(crate) async fn credentials(ctx: &Context) -> Result<Arc<Credentials>, Denial> {
     let mut changes = ctx.credentials.subscribe();
     // Either way the answer is what there is by then.
     let _ = timeout(ctx.limits.connect_timeout, changes.wait_for(Option::is_some)).await;

@@ -1,6 +1,6 @@
 //! Rounds on a live hop: frames of the session protocol on stream 1 of HTTP/2
 //! (3-attestation, section 4.1). The client opens it before anything else, and
-//! it stays for as long as the hop.
+//! it stays for as long as the hop. On a dedicated hop there are records for them.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use crate::context::Context;
 use crate::hop::broken;
 use crate::live::Hop;
-use crate::session::carrier::StreamOne;
+use crate::session::carrier::{Carrier, StreamOne};
 use crate::session::drive::{self, Goal};
 use crate::session::window::{RESERVE, Window};
 
@@ -101,11 +101,11 @@ pub(crate) fn refused(field: &str, expected: &str, presented: &str) -> Denial {
 /// and what the peer is to be told is on its way. Answers with the stream, which
 /// takes that back when it is dropped.
 /// On a hop without a session there is nothing to do, for as long as it lives.
-pub(crate) async fn run(
+pub(crate) async fn run<C: Carrier>(
     hop: &Hop,
-    stream: impl Future<Output = Result<StreamOne, Denial>>,
+    stream: impl Future<Output = Result<C, Denial>>,
     ctx: &Context,
-) -> Option<StreamOne> {
+) -> Option<C> {
     let Some(session) = &hop.session else {
         hop.cut.cancelled().await;
         return None;

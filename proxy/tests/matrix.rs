@@ -385,7 +385,9 @@ async fn the_key_of_a_peer_that_lied_is_refused_for_a_while() {
         let mut peer = Peer::call(&pair.world, again, LEDGER, pair.ledger.inbound()).await;
         if lies {
             peer.hear_out().await;
-            assert!(peer.kinds().is_empty(), "{:?}", peer.kinds());
+            // Told why, and not looked at.
+            assert_eq!(peer.kinds(), [Kind::Hello, Kind::Challenge, Kind::Drain]);
+            assert_eq!(peer.told(), Some(WireReason::Identity));
         } else {
             peer.pass().await;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use countersign_attester::Attester;
 use countersign_attester::emulated::CollateralSpec;
 use countersign_config::bootstrap::{
-    AttesterChoice, ControlPlaneRef, HttpLimits, Inbound, Limits, Outbound, ProxyBootstrap,
+    AttesterChoice, ControlPlaneRef, Hop, HttpLimits, Inbound, Limits, Outbound, ProxyBootstrap,
 };
 use countersign_evidence::Reason;
 use countersign_proxy::context::{Context, Credentials};
@@ -139,6 +139,7 @@ impl<'a> Sidecar<'a> {
             to: SpiffeId::parse(&policy::id(workload)).unwrap(),
             address: address.to_string(),
             port,
+            hop: Hop::Shared,
         });
         self
     }

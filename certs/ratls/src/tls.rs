@@ -38,6 +38,8 @@ pub const ALPN_H2: &[u8] = b"h2";
 /// The protocol between proxies: both sides prove themselves for this very
 /// session before HTTP/2 begins (3-attestation, section 4.1).
 pub const ALPN_MESH: &[u8] = b"ratls-h2/1";
+/// The same, and records of one single stream instead of HTTP/2 (docs/session.md).
+pub const ALPN_TCP: &[u8] = b"ratls-tcp/1";
 
 /// What both sides of a connection have in common.
 #[derive(Clone, Debug)]
@@ -448,9 +450,11 @@ fn describe(error: &rustls::Error) -> Finding {
         _ => "see RFC 8446 section 6",
     };
     let presented = format!("the peer refuses us with alert {number}, {meaning}");
-    // Those that speak of who we are, and not of how TLS went.
+    // Those that speak of who we are, and not of how TLS went; and the one after which
+    // another protocol may do.
     let reason = match number {
         42..=46 | 48 | 49 | 116 => Reason::PeerRefused,
+        120 => Reason::NoApplicationProtocol,
         _ => Reason::TlsFailure,
     };
     Finding::new(reason, "TLS handshake", "the peer's consent", presented)

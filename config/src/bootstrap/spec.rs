@@ -179,6 +179,20 @@ pub struct Outbound {
     /// The port of its workload.
     #[schemars(range(min = 1))]
     pub port: u16,
+    /// Whether connections share hops, or each has one of its own.
+    #[serde(default)]
+    pub hop: Hop,
+}
+
+/// How connections travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Hop {
+    /// As streams of hops that they share: a connection costs nothing but a stream.
+    #[default]
+    Shared,
+    /// Each on a hop of its own, for bulk data: a connection costs a handshake and a
+    /// proof. To a peer that does not speak `ratls-tcp/1` they share hops.
+    Dedicated,
 }
 
 /// Limits.

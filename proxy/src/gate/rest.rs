@@ -104,6 +104,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rest<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::Framing;
     use countersign_ratls::peer::Role;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -113,7 +114,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_read_ahead_comes_first_and_nothing_is_lost() {
         let (near, mut far) = tokio::io::duplex(64);
-        let (outlet, frames) = (Arc::default(), Frames::of(Role::Client));
+        let (outlet, frames) = (Arc::default(), Frames::of(Framing::Shared, Role::Client));
         let mut rest = Rest::new(BytesMut::from(&b"PRI * HT"[..]), near, outlet, frames);
         far.write_all(b"TP/2.0").await.unwrap();
         let mut read = Vec::new();
@@ -131,7 +132,8 @@ mod tests {
     async fn of_what_is_under_way_nothing_of_an_application_passes_a_shut_outlet() {
         let (near, mut far) = tokio::io::duplex(64);
         let outlet = Arc::new(Outlet::default());
-        let mut rest = Rest::new(BytesMut::new(), near, Arc::clone(&outlet), Frames::of(Role::Client));
+        let mut rest =
+            Rest::new(BytesMut::new(), near, Arc::clone(&outlet), Frames::of(Framing::Shared, Role::Client));
         rest.write_all(DATA_3).await.unwrap();
         rest.flush().await.unwrap();
         assert!(outlet.is_flushed());

@@ -20,7 +20,7 @@ use super::index::Basis;
 use super::lock;
 use super::stream::{Carries, Stream};
 use crate::context::{Context, authorize};
-use crate::gate::Outlet;
+use crate::gate::{Framing, Outlet};
 use crate::observe::explain::Explanation;
 use crate::observe::metrics::{HopSeries, Metrics};
 use crate::observe::refused::{Peer, Stage};
@@ -46,6 +46,8 @@ pub struct Hop {
     pub series: HopSeries,
     /// The switch.
     pub cut: Cut,
+    /// What it speaks behind the gate.
+    pub framing: Framing,
     /// The session protocol; `None` on a hop over plain `h2` (L0, L1).
     pub(crate) session: Option<Session>,
     judge: Arc<dyn Judge>,
@@ -76,6 +78,7 @@ pub(crate) struct NewHop {
     pub judge: Arc<dyn Judge>,
     pub admission: Arc<Admission>,
     pub abort: Abort,
+    pub framing: Framing,
     pub session: Option<Session>,
 }
 
@@ -90,6 +93,7 @@ impl Hop {
             series: metrics.hop(new.me.as_str(), peer, new.role),
             me: new.me,
             cut: Cut::new(),
+            framing: new.framing,
             session: new.session,
             judge: new.judge,
             admission: ArcSwap::new(new.admission),
@@ -344,6 +348,11 @@ impl Hop {
             hop = self.id, peer.address = %self.address, cause = cause.label(), streams = streams.len(),
             "live hop cut\n{}", self.explained(&cause.denial())
         );
+    }
+
+    /// Whether bytes of applications may wait in our memory, already encrypted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.abort.is_full()
     }
 
     /// Ends the connection, whatever was still to be said.

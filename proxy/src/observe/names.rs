@@ -103,7 +103,7 @@ pub const POLICY: &str = "policy";
 pub const DIRECTION: &str = "direction";
 /// Why a live hop was cut, or drains.
 pub const CAUSE: &str = "cause";
-/// The application protocol of a hop: `ratls-h2/1` or `h2`.
+/// The application protocol of a hop: `ratls-h2/1`, `ratls-tcp/1` or `h2`.
 pub const ALPN: &str = "alpn";
 /// `key` or `session`.
 pub const PURPOSE: &str = "purpose";

@@ -107,7 +107,7 @@ fn session(hop: &Hop, session: &Session, now: Moment) -> Value {
         })
     };
     json!({
-        "alpn": "ratls-h2/1",
+        "alpn": hop.framing.name(),
         "phase": state.phase,
         "peer": direction(&state.peer),
         "own": direction(&state.own),

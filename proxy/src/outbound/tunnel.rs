@@ -20,17 +20,17 @@ use crate::{hop, policy, route};
 
 /// One connection of the workload to one port of one peer's workload.
 #[derive(Debug)]
-pub(super) struct Call<'a> {
+pub(crate) struct Call<'a> {
     /// The identity that must answer.
-    pub(super) to: &'a SpiffeId,
+    pub(crate) to: &'a SpiffeId,
     /// `host:port` of its proxy.
-    pub(super) address: &'a str,
+    pub(crate) address: &'a str,
     /// The port of its workload.
-    pub(super) port: u16,
+    pub(crate) port: u16,
     /// Who calls.
-    pub(super) peer: SocketAddr,
+    pub(crate) peer: SocketAddr,
     /// Where it was accepted.
-    pub(super) local: SocketAddr,
+    pub(crate) local: SocketAddr,
 }
 
 /// A stream that the peer has accepted.

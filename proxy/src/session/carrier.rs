@@ -69,7 +69,7 @@ pub(crate) trait Carrier {
     }
 }
 
-/// The TLS stream itself.
+/// The TLS stream itself; on a dedicated hop the way to its records.
 #[derive(Debug)]
 pub(crate) struct Raw<S> {
     stream: S,
@@ -80,7 +80,12 @@ pub(crate) struct Raw<S> {
 
 impl<S> Raw<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, out: BytesMut::new(), flushed: true, space: vec![0; READ] }
+        Self::reading(stream, READ)
+    }
+
+    /// Which reads at most so much at once.
+    pub(crate) fn reading(stream: S, most: usize) -> Self {
+        Self { stream, out: BytesMut::new(), flushed: true, space: vec![0; most] }
     }
 
     pub(crate) fn into_inner(self) -> S {

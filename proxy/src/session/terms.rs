@@ -8,13 +8,15 @@ use countersign_evidence::evidence::media_type;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::peer::{Presented, Role};
 use countersign_ratls::session::{Channel, Demands, Offer, OnFailure, Party, Side, Wanted};
-use countersign_ratls::tls::{ALPN_MESH, Agreed};
+use countersign_ratls::tls::Agreed;
 
 use crate::context::{Context, Credentials};
+use crate::gate::Framing;
 
 /// The connection, as the handshake left it.
 pub(crate) fn channel(
     agreed: Agreed,
+    framing: Framing,
     role: Role,
     credentials: &Credentials,
     peer: &Presented,
@@ -30,7 +32,7 @@ pub(crate) fn channel(
     Ok(Channel {
         side,
         quic: false,
-        alpn: ALPN_MESH,
+        alpn: framing.alpn(),
         ekm: agreed.ekm,
         own: Party { id: me, spki_sha256: agreed.own_spki_sha256, not_after },
         peer: Party { id, spki_sha256: agreed.peer_spki_sha256, not_after: peer.not_after },

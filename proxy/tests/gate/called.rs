@@ -5,10 +5,13 @@ use std::net::TcpListener;
 
 use countersign_ratls::session::frame::Kind;
 
+use countersign_proxy::gate::Framing;
+
 use super::http2::{self, SECRET};
 use super::stalls::{GATE, Stall};
 use super::states::{STATES, State};
 use super::support::peer::{Peer, Who};
+use super::support::records;
 use super::support::{LEDGER, Pair, WEB, World, eventually, workload};
 
 /// The workload's socket: whatever reaches it is in the kernel's queue at once.
@@ -29,14 +32,15 @@ impl Upstream {
     }
 }
 
-async fn stalls(pair: &Pair, upstream: &Upstream, state: &State, stall: Stall) {
-    let case = format!("{}, {stall:?}", state.name);
-    let who = Who::new(&pair.world, WEB, state.peer);
+async fn stalls(pair: &Pair, upstream: &Upstream, state: &State, stall: Stall, framing: Framing) {
+    let case = format!("{}, {stall:?}, {}", state.name, framing.name());
+    let who = Who::new(&pair.world, WEB, state.peer).over(framing.alpn());
     let mut peer = Peer::call(&pair.world, who, LEDGER, pair.ledger.inbound()).await;
     state.reach(&mut peer).await;
     let live = &pair.ledger.ctx.live;
     assert_eq!(live.len(), 1, "{case}");
-    stall.act(&mut peer, &http2::call(pair.port), &pair.world).await;
+    let call = if framing == Framing::Dedicated { records::call(pair.port) } else { http2::call(pair.port) };
+    stall.act(&mut peer, &call, &pair.world).await;
     if stall.is_slow() {
         assert_eq!(live.len(), 1, "{case}: given up before the {GATE} s are over");
         pair.world.advance(1);
@@ -53,17 +57,17 @@ async fn stalls(pair: &Pair, upstream: &Upstream, state: &State, stall: Stall) {
 
 #[tokio::test]
 async fn nothing_reaches_the_workload_before_both_have_opened() {
-    for level in ["L2", "L1"] {
+    for (level, framing) in [("L2", Framing::Shared), ("L1", Framing::Shared), ("L2", Framing::Dedicated)] {
         let mut pair = Pair::at(level, World::new(), |_| {}).await;
         let upstream = Upstream::of(&mut pair).await;
         let mut cases = 0;
         for state in STATES.iter().filter(|state| state.proxy == level) {
             for stall in Stall::all(state) {
-                stalls(&pair, &upstream, state, stall).await;
+                stalls(&pair, &upstream, state, stall, framing).await;
                 cases += 1;
             }
         }
-        println!("{level}: {cases} cases");
+        println!("{level}, {}: {cases} cases", framing.name());
         let metrics = pair.ledger.metrics();
         let opened = metrics.lines().find(|line| line.starts_with("istio_tcp_connections_opened_total{"));
         assert!(opened.is_none_or(|line| line.ends_with(" 0")), "{metrics}");

@@ -1,5 +1,6 @@
 //! The real connector, which calls a hostile peer.
 
+use countersign_config::bootstrap::Hop;
 use countersign_ratls::session::frame::Kind;
 use tokio::io::AsyncReadExt;
 
@@ -7,15 +8,17 @@ use super::http2::{self, SECRET};
 use super::stalls::{GATE, Stall};
 use super::states::{STATES, State};
 use super::support::called::Called;
+use super::support::records;
 use super::support::{assert_reset, eventually, within};
 
-async fn stalls(called: &Called, state: &State, stall: Stall) {
-    let case = format!("{}, {stall:?}", state.name);
+async fn stalls(called: &Called, state: &State, stall: Stall, hop: Hop) {
+    let case = format!("{}, {stall:?}, {hop:?}", state.name);
     let (mut application, mut peer) = called.dialled(state.peer).await;
     state.reach(&mut peer).await;
     let live = &called.web.ctx.live;
     assert_eq!(live.len(), 1, "{case}");
-    stall.act(&mut peer, &http2::answer(), &called.world).await;
+    let answer = if hop == Hop::Dedicated { records::answer() } else { http2::answer() };
+    stall.act(&mut peer, &answer, &called.world).await;
     if stall.is_slow() {
         assert_eq!(live.len(), 1, "{case}: given up before the {GATE} s are over");
         called.world.advance(1);
@@ -33,16 +36,16 @@ async fn stalls(called: &Called, state: &State, stall: Stall) {
 
 #[tokio::test]
 async fn nothing_of_the_application_leaves_before_both_have_opened() {
-    for level in ["L2", "L1"] {
-        let called = Called::new(level, "").await;
+    for (level, hop) in [("L2", Hop::Shared), ("L1", Hop::Shared), ("L2", Hop::Dedicated)] {
+        let called = Called::over(hop, level, "").await;
         let mut cases = 0;
         for state in STATES.iter().filter(|state| state.proxy == level) {
             for stall in Stall::all(state) {
-                stalls(&called, state, stall).await;
+                stalls(&called, state, stall, hop).await;
                 cases += 1;
             }
         }
-        println!("{level}: {cases} cases");
+        println!("{level}, {hop:?}: {cases} cases");
         called.web.end().await;
     }
 }

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use countersign_attester::emulated::TdxSpec;
-use countersign_config::bootstrap::Outbound;
+use countersign_config::bootstrap::{Hop, Outbound};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::session::Level;
+use countersign_ratls::tls::{ALPN_MESH, ALPN_TCP};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -23,24 +24,32 @@ pub struct Called {
     impostor: TcpListener,
     level: &'static str,
     more: &'static str,
+    alpn: &'static [u8],
     generation: AtomicU64,
 }
 
 impl Called {
     /// A proxy that demands this level, and `more` in its policy.
     pub async fn new(level: &'static str, more: &'static str) -> Self {
+        Self::over(Hop::Shared, level, more).await
+    }
+
+    /// The same, with connections that travel like this.
+    pub async fn over(hop: Hop, level: &'static str, more: &'static str) -> Self {
         let (world, impostor) = (World::new(), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let mapping = Outbound {
             listen: "127.0.0.1:0".parse().unwrap(),
             to: SpiffeId::parse(LEDGER).unwrap(),
             address: impostor.local_addr().unwrap().to_string(),
             port: PORT,
+            hop,
         };
         let view = world.view_with(1, &Policy { mr_td: 0xd0, ports: vec![PORT], level }, more);
         let platform = world.platform(TdxSpec::default());
         let bootstrap = world.bootstrap("web", None, vec![mapping]);
         let web = world.start(&bootstrap, world.identity(WEB, &*platform), &view);
-        Self { world, web, impostor, level, more, generation: AtomicU64::new(1) }
+        let alpn = if hop == Hop::Dedicated { ALPN_TCP } else { ALPN_MESH };
+        Self { world, web, impostor, level, more, alpn, generation: AtomicU64::new(1) }
     }
 
     pub fn policy(&self) -> Policy {
@@ -69,8 +78,13 @@ impl Called {
 
     /// The next hop that the proxy opens.
     pub async fn next(&self, level: Level) -> Peer {
-        let (socket, _) = within("a call of the proxy", self.impostor.accept()).await.unwrap();
-        Peer::answer(&self.world, Who::new(&self.world, LEDGER, level), socket).await
+        let who = Who::new(&self.world, LEDGER, level).over(self.alpn);
+        Peer::answer(&self.world, who, self.connection().await).await
+    }
+
+    /// The same, and nothing is said yet.
+    pub async fn connection(&self) -> TcpStream {
+        within("a call of the proxy", self.impostor.accept()).await.unwrap().0
     }
 
     /// Whether nobody has connected meanwhile.

@@ -10,6 +10,7 @@ pub mod lines;
 pub mod peer;
 pub mod plane;
 pub mod raw;
+pub mod records;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use countersign_attester::Attester;
 use countersign_attester::emulated::{TdxSpec, Vendor};
 use countersign_config::bootstrap::{
-    AttesterChoice, ControlPlaneRef, HttpLimits, Inbound, Limits, Outbound, ProxyBootstrap,
+    AttesterChoice, ControlPlaneRef, Hop, HttpLimits, Inbound, Limits, Outbound, ProxyBootstrap,
 };
 use countersign_config::{Guard, Inputs, Resource, View};
 use countersign_evidence::UnixTime;
@@ -350,6 +351,14 @@ impl Pair {
         Self::build(World::new(), |_| {}).await
     }
 
+    /// Each connection on a hop of its own.
+    pub async fn dedicated() -> Self {
+        Self::build(World::new(), |bootstrap| {
+            bootstrap.outbound.iter_mut().for_each(|mapping| mapping.hop = Hop::Dedicated);
+        })
+        .await
+    }
+
     pub async fn build(world: World, change: impl Fn(&mut ProxyBootstrap)) -> Self {
         Self::at("L2", world, change).await
     }
@@ -386,6 +395,7 @@ impl Pair {
             to: SpiffeId::parse(LEDGER).unwrap(),
             address: ledger.inbound().to_string(),
             port,
+            hop: Hop::Shared,
         };
         let mut bootstrap =
             world.bootstrap("web", None, vec![mapping(port), mapping(port.wrapping_add(1).max(1))]);

@@ -28,7 +28,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use countersign_proxy::opaque::record;
+
 use super::plane::Everybody;
+use super::records::Records;
 use super::{DAY, World, within};
 
 /// Who a peer is, and what it demands of the proxy. Any evidence will do for it.
@@ -36,6 +39,8 @@ pub struct Who {
     pub identity: Identity,
     pub attester: Arc<dyn Attester>,
     pub demands: Demands,
+    /// What it speaks behind the gate.
+    pub alpn: &'static [u8],
 }
 
 impl Who {
@@ -47,7 +52,12 @@ impl Who {
     pub fn on(world: &World, id: &str, level: Level, attester: Arc<dyn Attester>) -> Self {
         let accepted = vec![media_type::TSM_TDX.to_owned()];
         let demands = Demands { level, accepted, ..Demands::default() };
-        Self { identity: world.identity(id, &*attester), attester, demands }
+        Self { identity: world.identity(id, &*attester), attester, demands, alpn: ALPN_MESH }
+    }
+
+    /// The same over another protocol.
+    pub fn over(self, alpn: &'static [u8]) -> Self {
+        Self { alpn, ..self }
     }
 }
 
@@ -55,6 +65,8 @@ impl Who {
 enum Wire {
     Tls(Box<TlsStream<TcpStream>>),
     One(SendStream<Bytes>, RecvStream),
+    /// Records of a dedicated hop.
+    Records(Records),
     /// It is HTTP/2 by now, and nobody asked for stream 1.
     Gone,
 }
@@ -96,7 +108,7 @@ impl Peer {
     pub async fn call(world: &World, who: Who, to: &str, address: SocketAddr) -> Self {
         let expected = IdPattern::parse(to).unwrap();
         let connector =
-            Connector::new(&who.identity, Arc::new(Everybody), expected, &profile(world)).unwrap();
+            Connector::new(&who.identity, Arc::new(Everybody), expected, &profile(world, who.alpn)).unwrap();
         let socket = TcpStream::connect(address).await.unwrap();
         let shaken = within("a handshake", connector.connect(socket)).await.unwrap();
         let peer = shaken.admission.presented.clone();
@@ -107,7 +119,7 @@ impl Peer {
     pub async fn mute(world: &World, who: Who, to: &str, address: SocketAddr) -> (Self, Agreed) {
         let expected = IdPattern::parse(to).unwrap();
         let connector =
-            Connector::new(&who.identity, Arc::new(Everybody), expected, &profile(world)).unwrap();
+            Connector::new(&who.identity, Arc::new(Everybody), expected, &profile(world, who.alpn)).unwrap();
         let socket = TcpStream::connect(address).await.unwrap();
         let shaken = within("a handshake", connector.connect(socket)).await.unwrap();
         let peer = shaken.admission.presented.clone();
@@ -124,7 +136,7 @@ impl Peer {
 
     /// Is called by a proxy.
     pub async fn answer(world: &World, who: Who, socket: TcpStream) -> Self {
-        let acceptor = Acceptor::new(&who.identity, Arc::new(Everybody), &profile(world)).unwrap();
+        let acceptor = Acceptor::new(&who.identity, Arc::new(Everybody), &profile(world, who.alpn)).unwrap();
         let shaken = within("a handshake", acceptor.accept(socket)).await.unwrap();
         let peer = shaken.admission.presented.clone();
         Self::new(world, who, Side::Server, shaken.agreed, &peer, shaken.stream.into())
@@ -143,7 +155,7 @@ impl Peer {
         let channel = Channel {
             side,
             quic: false,
-            alpn: ALPN_MESH,
+            alpn: who.alpn,
             ekm: agreed.ekm,
             own: party(&own, agreed.own_spki_sha256, who.identity.not_after),
             peer: party(&peer_id, agreed.peer_spki_sha256, peer.not_after),
@@ -174,7 +186,7 @@ impl Peer {
     pub fn tls(&mut self) -> &mut TlsStream<TcpStream> {
         match &mut self.wire {
             Wire::Tls(stream) => stream,
-            Wire::One(..) | Wire::Gone => panic!("there are no bare frames any more"),
+            Wire::One(..) | Wire::Records(_) | Wire::Gone => panic!("there are no bare frames any more"),
         }
     }
 
@@ -234,6 +246,7 @@ impl Peer {
             Wire::One(send, _) => {
                 send.send_data(Bytes::copy_from_slice(bytes), false).map_err(io::Error::other)
             }
+            Wire::Records(records) => records.write(record::Kind::Attest, bytes).await,
             Wire::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -268,9 +281,21 @@ impl Peer {
                 }
                 return true;
             }
+            let seen = self.seen();
             if !self.read().await {
                 return false;
             }
+            if self.seen() != seen {
+                return true;
+            }
+        }
+    }
+
+    /// How much came that is not the session's.
+    fn seen(&self) -> (usize, usize) {
+        match &self.wire {
+            Wire::Records(records) => (records.parts.len(), records.data.len()),
+            _ => (0, 0),
         }
     }
 
@@ -295,6 +320,9 @@ impl Peer {
                 }
                 _ => false,
             },
+            Wire::Records(records) => {
+                within("a word of the proxy", records.read(&mut self.bytes)).await.unwrap_or_default()
+            }
             Wire::Gone => false,
         }
     }
@@ -359,6 +387,28 @@ impl Peer {
         (self, request)
     }
 
+    /// Behind the gate of a dedicated hop.
+    pub async fn dedicated(mut self) -> Self {
+        self.pass().await;
+        self.wire = Wire::Records(Records::new(self.plain()));
+        self.endpoint.attached(self.clock.moment());
+        self
+    }
+
+    /// The records of a dedicated hop.
+    pub fn records(&mut self) -> &mut Records {
+        match &mut self.wire {
+            Wire::Records(records) => records,
+            _ => panic!("no dedicated hop"),
+        }
+    }
+
+    /// Listens until the records that came are so.
+    pub async fn until_records(&mut self, what: &str, so: impl Fn(&Records) -> bool) {
+        let is_so = |peer: &Self| matches!(&peer.wire, Wire::Records(records) if so(records));
+        self.until(what, is_so).await;
+    }
+
     /// Quotes on another machine from now on.
     pub fn move_to(&mut self, attester: Arc<dyn Attester>) {
         self.attester = attester;
@@ -419,7 +469,7 @@ impl Peer {
         match &mut self.wire {
             Wire::One(send, _) if reset => send.send_reset(h2::Reason::CANCEL),
             Wire::One(send, _) => send.send_data(Bytes::new(), true).unwrap(),
-            Wire::Tls(_) | Wire::Gone => panic!("there is no stream 1"),
+            _ => panic!("there is no stream 1"),
         }
     }
 
@@ -454,6 +504,6 @@ pub fn connect(port: u16) -> Request<()> {
     request
 }
 
-fn profile(world: &World) -> Profile {
-    Profile { alpn: vec![ALPN_MESH.to_vec()], require_pq: false, clock: world.clock().provider() }
+fn profile(world: &World, alpn: &[u8]) -> Profile {
+    Profile { alpn: vec![alpn.to_vec()], require_pq: false, clock: world.clock().provider() }
 }
