@@ -333,7 +333,8 @@ fn explain_answers_from_files_without_a_control_plane() {
         "apiVersion: countersign.dev/v1alpha1\nkind: ReferenceValues\nmetadata: {{ name: all, namespace: payments }}\n\
          spec: {{ tdx: [{{ name: a, mrTd: {digest} }}], sevSnp: [{{ name: b, measurement: {digest} }}] }}\n---\n\
          apiVersion: countersign.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{ name: calls, namespace: payments }}\n\
-         spec: {{ action: Allow, rules: [{{ to: [{{ ports: [8443] }}] }}] }}\n"
+         spec: {{ action: Allow, rules: [{{ to: [{{ ports: [8443] }}] }}, \
+         {{ to: [{{ ports: [8080], methods: [GET], paths: ['/v1/*'] }}] }}] }}\n"
     ));
     std::fs::write(dir.path().join("payments.yaml"), text).expect("written");
     let explain = |source: &str, port: &str| {
@@ -362,6 +363,23 @@ fn explain_answers_from_files_without_a_control_plane() {
     let denied = out(&countersign(dir.path(), &denied));
     assert!(denied.contains("rules[0] allows ports 8443, asked: 9"), "{denied}");
     assert!(denied.contains("remedy  apply an AuthorizationPolicy"), "{denied}");
+    let request = |more: &[&str]| {
+        let call =
+            ["explain", "payments/audit", "payments/ledger", "--port", "8080", "-v", "-f", "payments.yaml"];
+        let output = countersign(dir.path(), &[&call, more].concat());
+        (output.status.code(), out(&output))
+    };
+    assert_eq!(request(&["--path", "/v1/entries"]).0, Some(0));
+    let (code, text) =
+        request(&["--method", "DELETE", "--path", "/v1/%2e%2e/x", "--host", "ledger.example:8080"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("allows DELETE /x of ledger.example at port 8080"), "{text}");
+    let (code, text) = request(&[]);
+    assert_eq!(code, Some(1), "what is true of bytes");
+    assert!(
+        text.contains("where the port serves HTTP, AuthorizationPolicy payments/calls, rules[1] for some"),
+        "{text}"
+    );
 }
 
 #[test]

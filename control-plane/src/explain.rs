@@ -5,6 +5,7 @@ mod session;
 
 use std::sync::Arc;
 
+use countersign_config::RequestFacts;
 use countersign_config::view::explain::Known;
 use countersign_evidence::policy::Mode;
 use countersign_evidence::{Denial, Finding, Reason};
@@ -85,10 +86,14 @@ impl Shared {
         let claims =
             |found: &Option<Found>| found.as_ref().and_then(|(_, admission)| admission.claims.clone());
         let known = Known { source: claims(&source_proxy), destination: claims(&destination_proxy) };
-        let explanation = view.explain(&source, &destination, port, &known, now);
+        let request = wanted.request.as_ref();
+        let request = request.map(|asked| RequestFacts::new(&asked.method, &asked.host, &asked.path));
+        let explanation = view.explain_request(&source, &destination, port, request.as_ref(), &known, now);
         let decision = &explanation.authorization;
         let (ok, text) = (decision.allowed, decision.rule.clone());
-        steps.push(step("authorization", ok, text, &explanation));
+        // What would have to be otherwise is of interest where the answer is no.
+        let notes = if ok { Vec::new() } else { explanation.assumptions.clone() };
+        steps.push(proto::Step { notes, ..step("authorization", ok, text, &explanation) });
         let allowed = steps.iter().all(|step| step.ok);
         Ok(proto::ExplainResponse { allowed, steps, generation: view.generation })
     }

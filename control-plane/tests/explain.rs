@@ -61,8 +61,12 @@ fn refusal(last: u64, generation: u64) -> proto::Refusal {
 }
 
 async fn explain(plane: &Plane) -> proto::ExplainResponse {
-    let wanted =
-        proto::ExplainRequest { source: "demo/client".into(), destination: "demo/server".into(), port: 0 };
+    let wanted = proto::ExplainRequest {
+        source: "demo/client".into(),
+        destination: "demo/server".into(),
+        port: 0,
+        request: None,
+    };
     plane.operator().await.explain(wanted).await.unwrap().into_inner()
 }
 
@@ -160,5 +164,34 @@ async fn status_shows_the_last_refusal_of_somebody_who_proved_who_he_is() {
     // One that goes away, or does not answer, leaves what it told.
     drop(server);
     assert_eq!(status().await.as_ref(), refusals.first());
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_says_what_would_be_decided_about_a_request() {
+    let world = World::new();
+    let plane = world.start().await;
+    let rules = "rules: [{ to: [{ methods: [GET], paths: ['/v1/*'] }] }]";
+    plane.apply(&(world.resources() + &CALLS.replace("rules: [{}]", rules))).await;
+    let authorization = async |path: Option<&str>| {
+        let asked = |path: &str| proto::AskedRequest {
+            method: "GET".into(),
+            host: "server.example".into(),
+            path: path.into(),
+        };
+        let wanted = proto::ExplainRequest {
+            source: "demo/client".into(),
+            destination: "demo/server".into(),
+            port: 8080,
+            request: path.map(asked),
+        };
+        let answer = plane.operator().await.explain(wanted).await.unwrap().into_inner();
+        answer.steps.into_iter().find(|step| step.title == "authorization").expect("a step")
+    };
+    assert!(authorization(Some("/v1/entries")).await.ok);
+    let other = authorization(Some("/v1/../v2")).await;
+    assert!(!other.ok && other.text.contains("allows GET /v2 of server.example"), "{other:?}");
+    let bytes = authorization(None).await;
+    assert!(!bytes.ok && bytes.notes.iter().any(|note| note.contains("for some requests")), "{bytes:?}");
     plane.stop().await;
 }

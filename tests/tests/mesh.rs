@@ -297,6 +297,7 @@ async fn explain_says_which_side_refuses_and_why() {
             source: "demo/web".into(),
             destination: "demo/ledger".into(),
             port: u32::from(pair.workload.port),
+            request: None,
         };
         pair.mesh.plane().operator().await.explain(request).await.unwrap().into_inner()
     };

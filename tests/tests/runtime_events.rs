@@ -78,6 +78,7 @@ async fn is_explained(pair: &Pair) {
         source: "demo/web".into(),
         destination: "demo/ledger".into(),
         port: u32::from(pair.workload.port),
+        request: None,
     };
     let mut operator = pair.mesh.plane().operator().await;
     eventually("an explanation", async || {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use countersign_config::view::explain::{Demands, Known};
-use countersign_config::{Inputs, View};
+use countersign_config::{Inputs, RequestFacts, View};
 use countersign_evidence::Reason;
 use countersign_evidence::collateral::Marks;
 use countersign_ratls::SpiffeId;
@@ -23,6 +23,7 @@ use crate::output::{BAD, DIM, Format, GOOD, NAME, NOTE, Output, clean, paint};
   countersign explain spiffe://prod.example/ns/payments/sa/audit spiffe://prod.example/ns/payments/sa/ledger --port 8443
   countersign explain audit ledger -o json
   countersign explain payments/audit payments/ledger --port 8443 -f policies/
+  countersign explain payments/audit payments/ledger --port 8443 --method POST --path /v1/entries
 
 The control plane decides with what it last saw of both sides: exit code 0 when the
 call is allowed, 1 when it is not, 3 when there is no answer. SRC and DST are SPIFFE IDs, names of proxies, or
@@ -36,6 +37,15 @@ pub(crate) struct Args {
     /// The port of the destination's workload
     #[arg(long, default_value_t = 0)]
     port: u16,
+    /// The method of a request: GET if a path or a host is given
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+    /// The path of a request: / if a method or a host is given
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// The host of a request
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
     /// Ask these files, not the control plane (may be repeated)
     #[arg(short, long = "file", value_name = "PATH", conflicts_with = "context")]
     file: Vec<PathBuf>,
@@ -49,12 +59,27 @@ pub(crate) struct Args {
     output: Format,
 }
 
+impl Args {
+    /// The request that is asked for, if any part of one is.
+    fn request(&self) -> Option<proto::AskedRequest> {
+        let part = |text: &Option<String>, usual: &str| text.clone().unwrap_or_else(|| usual.to_owned());
+        [&self.method, &self.path, &self.host].iter().any(|part| part.is_some()).then(|| {
+            proto::AskedRequest {
+                method: part(&self.method, "GET"),
+                host: part(&self.host, ""),
+                path: part(&self.path, "/"),
+            }
+        })
+    }
+}
+
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
     let response = if args.file.is_empty() {
         let request = proto::ExplainRequest {
             source: args.source.clone(),
             destination: args.destination.clone(),
             port: u32::from(args.port),
+            request: args.request(),
         };
         ask(&args.context, async |mut client| client.explain(request).await)?
     } else {
@@ -92,7 +117,10 @@ fn offline(args: &Args) -> Result<proto::ExplainResponse> {
         view.workload(what).cloned().or_else(|| SpiffeId::parse(what).ok()).ok_or_else(missing)
     };
     let (source, destination) = (named(&args.source)?, named(&args.destination)?);
-    let explanation = view.explain(&source, &destination, args.port, &Known::default(), now);
+    let request = args.request();
+    let facts = request.as_ref().map(|asked| RequestFacts::new(&asked.method, &asked.host, &asked.path));
+    let known = Known::default();
+    let explanation = view.explain_request(&source, &destination, args.port, facts.as_ref(), &known, now);
     let decision = &explanation.authorization;
     let steps = vec![
         demanded("source must prove", &explanation.source_must_prove),

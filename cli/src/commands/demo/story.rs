@@ -284,6 +284,7 @@ async fn why(client: &mut Client, ports: &Ports, stage: &mut Stage<'_>) -> Resul
         source: AUDIT.to_owned(),
         destination: LEDGER.to_owned(),
         port: u32::from(ports.ledger.port()),
+        request: None,
     };
     let response = client.explain(request).await?;
     if stage.format == Format::Text {
