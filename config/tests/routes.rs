@@ -184,6 +184,11 @@ fn headers_in_several_lines_are_one() {
     ] {
         assert_eq!(Asked { headers, ..ASKED }.at(web), expected, "{headers:?}");
     }
+    let view =
+        WORLD.view(&mesh(&[route("r", &rules(&["{ headers: [{ name: Host, value: Web.example }] }"]))]));
+    let web = view.service("payments", "web", 80).unwrap();
+    assert_eq!(Asked { host: "WEB.example:80", ..ASKED }.at(web), "r 0");
+    assert_eq!(Asked { host: "b.example", headers: &[("host", "web.example")], ..ASKED }.at(web), "NotFound");
 }
 
 #[test]
@@ -297,8 +302,11 @@ fn calls_are_routed_by_service_and_method() {
     let http = "name: web, namespace: payments }\nspec: { ports: [{ port: 80, appProtocol: ";
     assert!(text.contains(http));
     let text = text.replace(&format!("{http}HTTP "), &format!("{http}GRPC "));
-    let view = WORLD.view(&text);
-    let web = view.service("payments", "web", 80).unwrap();
+    let built = WORLD.build(&text);
+    let [(key, why)] = built.rejected.as_slice() else { panic!("{:?}", built.rejected) };
+    assert_eq!((key.kind, key.name.as_str()), (Kind::HttpRoute, "requests"));
+    assert_eq!(why, "port 80 of Service payments/web has GRPCRoutes, which come first");
+    let web = built.view.service("payments", "web", 80).unwrap();
     for (target, headers, expected) in [
         ("/shop.Stock/Get", &[] as &[_], "3"),
         ("/shop.Stock/Set", &[], "2"),

@@ -24,7 +24,8 @@ pub struct HttpRouteSpec {
     #[schemars(length(min = 1, max = 32))]
     pub parent_refs: Vec<ParentRef>,
     /// Any of: the host of the request, without port; `*.example.com` is every
-    /// name that ends so. Left out: every host.
+    /// name that ends so. Left out: every host. GAMMA leaves open what it means for
+    /// Services: a match of the header `host` is understood everywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub hostnames: Vec<Hostname>,
@@ -121,7 +122,7 @@ pub enum ValueKind {
     Exact,
 }
 
-/// A header with a value.
+/// A header with a value. `host` is the host of the request without its port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderMatch {

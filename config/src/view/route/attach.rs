@@ -53,7 +53,17 @@ pub(in crate::view) fn attached(
         match &route {
             Route::Grpc(_) => of_calls.extend(parents.iter().cloned()),
             // The kind that says most of what it routes decides (GEP-1426).
-            Route::Http(_) => parents.retain(|port| !of_calls.contains(port)),
+            Route::Http(_) => {
+                let (lost, kept): (BTreeSet<_>, BTreeSet<_>) =
+                    parents.into_iter().partition(|port| of_calls.contains(port));
+                // Who names no port means those that are left, if any are.
+                let meant = |port: u16| route.parents().iter().any(|parent| parent.port == Some(port));
+                for (service, port) in lost.into_iter().filter(|(_, port)| kept.is_empty() || meant(*port)) {
+                    let why = format!("port {port} of {service} has GRPCRoutes, which come first");
+                    rejected.push((key.clone(), why));
+                }
+                parents = kept;
+            }
         }
         for (name, port) in route.targets().into_iter().filter(|(name, port)| called(name, *port).is_none()) {
             let why = format!("there is no port {port} of {}: requests for it get 500", service(name));

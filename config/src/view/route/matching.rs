@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-
 use super::{RouteRequest, RouteRule};
 use crate::kinds::grpc_route::GrpcMatch;
 use crate::kinds::http_route::{HeaderMatch, HttpMatch, PathKind};
@@ -158,20 +156,24 @@ impl Match {
     /// Whether everything but the host and the path fits.
     pub(super) fn request_fits(&self, request: &RouteRequest<'_>) -> bool {
         self.wanted.method.as_ref().is_none_or(|method| method == request.facts.method())
-            && self.wanted.headers.iter().all(|(name, value)| header_is(request.headers, name, value))
+            && self.wanted.headers.iter().all(|(name, value)| header_is(request, name, value))
             && self.wanted.query.iter().all(|(name, value)| query_is(request.query, name, value))
     }
 }
 
 /// Whether a header has this value: in one line, or in several as if they were
-/// one (RFC 9110, section 5.3).
-fn header_is(headers: &HeaderMap, name: &str, wanted: &str) -> bool {
-    let mut lines = headers.get_all(name).iter();
+/// one (RFC 9110, section 5.3). The host is one, however the request names it.
+fn header_is(request: &RouteRequest<'_>, name: &str, wanted: &str) -> bool {
+    if name == "host" {
+        return request.facts.host().is_some_and(|host| host.eq_ignore_ascii_case(wanted));
+    }
+    let mut lines = request.headers.get_all(name).iter();
     match (lines.next(), lines.next()) {
         (None, _) => false,
         (Some(only), None) => only.as_bytes() == wanted.as_bytes(),
         (Some(_), Some(_)) => {
-            let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
+            let lines: Vec<&[u8]> =
+                request.headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
             [b",".as_slice(), b", "].iter().any(|comma| lines.join(*comma) == wanted.as_bytes())
         }
     }
