@@ -36,6 +36,7 @@ pub fn check_set_at(resources: &[Resource], now: Option<u64>) -> Vec<Problem> {
     set.duplicates(&mut problems);
     set.identities(&mut problems);
     set.policies(&mut problems);
+    set.callers(&mut problems);
     set.unused(&mut problems);
     set.expired(now, &mut problems);
     set.selectors(&mut problems);
@@ -136,6 +137,18 @@ impl<'a> Set<'a> {
                         self.exists(kind, &metadata.namespace, &name.0, place, problems);
                     }
                 }
+            }
+        }
+    }
+
+    /// Policies that callers must have satisfied.
+    fn callers(&self, problems: &mut Vec<Problem>) {
+        for resource in self.resources {
+            let Resource::AuthorizationPolicy(metadata, spec) = resource else { continue };
+            for (path, attestation) in spec.attestations() {
+                let Some(policy) = &attestation.policy else { continue };
+                let place = || (resource.key(), format!("{path}.policy"));
+                self.exists(Kind::AttestationPolicy, &metadata.namespace, &policy.0, place, problems);
             }
         }
     }

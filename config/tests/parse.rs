@@ -264,7 +264,7 @@ fn each_class_of_error_has_its_place_and_says_what_is_accepted() {
             authz("{rules: [{from: []}, {from: [{}]}]}"),
             &[
                 "f.yaml:4:23: spec.rules[0].from: is an empty list (an empty list could mean everything or nothing",
-                "f.yaml:4:36: spec.rules[1].from[0]: is empty (give at least one of: namespaces, notNamespaces, notPrincipals, principals, tees)",
+                "f.yaml:4:36: spec.rules[1].from[0]: is empty (give at least one of: attestation, namespaces, notNamespaces, notPrincipals, principals, tees)",
             ],
         ),
         (

@@ -177,6 +177,41 @@ fn callers_are_told_apart_by_namespace() {
     assert!(stranger(&[allow, deny("{ namespaces: [web] }")]));
 }
 
+/// What is enforced between two was shown, or there would be no connection; what
+/// is only recorded was not.
+#[test]
+fn callers_are_told_apart_by_what_they_had_to_prove() {
+    let from = |from: &str| policy("calls", "Allow", &format!("[{{ from: [{{ attestation: {from} }}] }}]"));
+    let guard = |name: &str, more: &str| common::policy("payments", name, more, "Any");
+    let allowed = |wanted: &str, guards: &[String]| {
+        let world = under(&[&[from(wanted)], guards].concat());
+        let explained = world.view.explain(&id(LEDGER), &id(AUDIT), 8443, &Known::default(), at(60));
+        let decision = world.bytes();
+        assert_eq!(explained.authorization.allowed, decision.allowed, "{wanted}");
+        decision
+    };
+    assert!(allowed("{ level: L1 }", &[]).allowed && allowed("{ level: L2, policy: everyone }", &[]).allowed);
+    let denied = allowed("{ level: L3, policy: listed }", &[]);
+    assert!(!denied.allowed);
+    assert!(denied.rule.contains("callers that prove L3 that satisfy payments/listed"), "{}", denied.rule);
+    let stricter = |mode: &str| [guard("stricter", &format!("mode: {mode}"))];
+    assert!(allowed("{ policy: stricter }", &stricter("Enforce")).allowed);
+    assert!(!allowed("{ policy: stricter }", &stricter("Audit")).allowed, "nothing was enforced");
+    let others = guard("stricter", "peers: ['spiffe://demo.example/other/*']");
+    assert!(!allowed("{ policy: stricter }", &[others]).allowed, "it says nothing of this caller");
+
+    let text = from("{ level: L0 }") + &from("{ policy: absent }").replace("name: calls", "name: other");
+    let problem = parse("f", &text).unwrap_err()[0].to_string();
+    assert!(problem.contains("attestation.level: is L0, which asks for no evidence"), "{problem}");
+    let text = resources().replace("ROOT", &"00".repeat(32)) + &from("{ policy: everyon }");
+    let problems = countersign_config::resource::check_set(&parse("f", &text).unwrap());
+    assert_eq!(
+        problems[0].to_string(),
+        "AuthorizationPolicy payments/calls, spec.rules[0].from[0].attestation.policy: there is no AttestationPolicy \
+         payments/everyon (did you mean `everyone`?)"
+    );
+}
+
 #[test]
 fn what_is_audited_is_what_matches_for_certain() {
     let world = under(&[

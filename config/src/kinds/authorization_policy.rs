@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Selector;
-use super::attestation_policy::TeeKind;
-use super::scalar::{HostPattern, Method, Namespace, PathPattern, Pattern};
+use super::attestation_policy::{Level, TeeKind};
+use super::scalar::{HostPattern, Method, Name, Namespace, PathPattern, Pattern};
 use crate::document::Path;
 
 /// Which attested identities may call which workload.
@@ -98,6 +98,25 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub tees: Option<Vec<TeeKind>>,
+    /// What the caller must have proved to be here at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<CallerAttestation>,
+}
+
+/// What a caller must have proved: all of the fields that are given. What counts is
+/// what AttestationPolicies with `mode: Enforce` demand of this caller, and so
+/// have been shown, or there would be no connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
+pub struct CallerAttestation {
+    /// The least level: L1, L2 or L3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
+    /// The name of an AttestationPolicy in the same namespace, which guards the
+    /// workload that is called and speaks of the caller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Name>,
 }
 
 /// What is called: all of the fields that are given must match.
@@ -146,8 +165,23 @@ pub struct Operation {
 }
 
 impl AuthorizationPolicySpec {
+    /// What callers must have proved, each with its place.
+    pub(crate) fn attestations(&self) -> impl Iterator<Item = (Path, &CallerAttestation)> {
+        self.rules.iter().enumerate().flat_map(|(i, rule)| {
+            rule.from.iter().flatten().enumerate().filter_map(move |(k, source)| {
+                let path = Path::default().key("spec").key("rules").index(i).key("from").index(k);
+                Some((path.key("attestation"), source.attestation.as_ref()?))
+            })
+        })
+    }
+
     pub(super) fn check(&self, spec: &Path, report: &mut dyn FnMut(Path, String)) {
         self.selector.check(&spec.key("selector"), report);
+        for (path, attestation) in self.attestations() {
+            if attestation.level == Some(Level::L0) {
+                report(path.key("level"), "is L0, which asks for no evidence: every caller is".to_owned());
+            }
+        }
         if self.action != Action::Allow && self.rules.is_empty() {
             let message =
                 format!("a {} policy without rules matches nothing and has no effect", self.action.name());

@@ -7,6 +7,7 @@
 mod rule;
 mod told;
 
+use countersign_evidence::Verdict;
 use countersign_evidence::claims::Tee;
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::Admission;
@@ -40,10 +41,15 @@ pub(super) enum Asked<'a> {
 
 /// A call, as the rules see it.
 pub(super) struct Call<'a> {
+    /// What decides, and who is called.
+    pub(super) view: &'a View,
+    pub(super) me: &'a SpiffeId,
     pub(super) peer: Option<&'a SpiffeId>,
     /// The namespace of the caller's WorkloadIdentity.
     pub(super) namespace: Option<&'a str>,
     pub(super) tee: Option<Tee>,
+    /// The verdicts about the caller; `None` where none can be there yet.
+    pub(super) verdicts: Option<&'a [Verdict]>,
     pub(super) port: u16,
     pub(super) asked: Asked<'a>,
 }
@@ -61,7 +67,8 @@ impl CallPolicy {
             (Action::Deny, Asked::Bytes | Asked::Request(_)) => Matched::Perhaps,
             _ => Matched::Yes,
         };
-        let matched = self.rules.iter().map(|rule| rule::matches(rule, call)).enumerate();
+        let matched =
+            self.rules.iter().map(|rule| rule::matches(rule, &self.key.namespace, call)).enumerate();
         matched.into_iter().find(|(_, matched)| *matched >= least)
     }
 }
@@ -73,7 +80,7 @@ impl View {
     /// by their other fields.
     #[must_use]
     pub fn authorize(&self, peer: &Admission, me: &SpiffeId, port: u16) -> Decision {
-        self.decide(&self.call(peer, port, Asked::Bytes), me)
+        self.decide(&self.call(peer, me, port, Asked::Bytes))
     }
 
     /// Whether `peer` may call port `port` of `me` with some request: for
@@ -81,7 +88,7 @@ impl View {
     /// [`authorize_request`](View::authorize_request). Nothing is audited here.
     #[must_use]
     pub fn authorize_http(&self, peer: &Admission, me: &SpiffeId, port: u16) -> Decision {
-        let decision = self.decide(&self.call(peer, port, Asked::Requests), me);
+        let decision = self.decide(&self.call(peer, me, port, Asked::Requests));
         Decision { audited: Vec::new(), ..decision }
     }
 
@@ -95,13 +102,15 @@ impl View {
         port: u16,
         request: &RequestFacts<'_>,
     ) -> Decision {
-        self.decide(&self.call(peer, port, Asked::Request(request)), me)
+        self.decide(&self.call(peer, me, port, Asked::Request(request)))
     }
 
-    fn call<'a>(&'a self, peer: &'a Admission, port: u16, asked: Asked<'a>) -> Call<'a> {
+    fn call<'a>(&'a self, peer: &'a Admission, me: &'a SpiffeId, port: u16, asked: Asked<'a>) -> Call<'a> {
         let id = peer.presented.id.as_ref();
         let tee = peer.claims.as_ref().map(|claims| claims.tee);
-        Call { peer: id, namespace: id.and_then(|id| self.namespace_of(id)), tee, port, asked }
+        let namespace = id.and_then(|id| self.namespace_of(id));
+        let verdicts = Some(peer.verdicts.as_slice());
+        Call { view: self, me, peer: id, namespace, tee, verdicts, port, asked }
     }
 
     /// The namespace of the WorkloadIdentity that has this SPIFFE ID.
@@ -121,7 +130,8 @@ impl View {
         selecting.iter().filter_map(|index| self.call_policies.get(*index))
     }
 
-    pub(super) fn decide(&self, call: &Call<'_>, me: &SpiffeId) -> Decision {
+    pub(super) fn decide(&self, call: &Call<'_>) -> Decision {
+        let me = call.me;
         let Some(identity) = self.identities.get(me) else {
             let rule = format!("no WorkloadIdentity has the SPIFFE ID {me}: nobody may call it");
             return Decision { allowed: false, rule, audited: Vec::new() };
@@ -144,7 +154,7 @@ impl View {
             (None, Some(rule)) => Decision { allowed: true, rule, audited },
             (None, None) => {
                 let selecting: Vec<_> = self.calls_of(identity).collect();
-                Decision { allowed: false, rule: told::default_deny(call, me, &selecting), audited }
+                Decision { allowed: false, rule: told::default_deny(call, &selecting), audited }
             }
         }
     }

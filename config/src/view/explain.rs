@@ -113,8 +113,16 @@ impl View {
             assumptions.push("the evidence counts as fresh".to_owned());
         }
         let asking = |asked| {
-            let call = Call { peer: Some(source), namespace: self.namespace_of(source), tee, port, asked };
-            self.decide(&call, destination)
+            self.decide(&Call {
+                view: self,
+                me: destination,
+                peer: Some(source),
+                namespace: self.namespace_of(source),
+                tee,
+                verdicts: None,
+                port,
+                asked,
+            })
         };
         let authorization = match request {
             Some(request) => asking(Asked::Request(request)),

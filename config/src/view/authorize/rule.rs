@@ -1,11 +1,13 @@
 //! Whether a rule matches a call: for certain, perhaps, or not.
 
 use countersign_evidence::claims::Tee;
+use countersign_evidence::{Verdict, policy};
 
 use super::{Asked, Call};
-use crate::kinds::authorization_policy::{Operation, Rule, Source};
+use crate::kinds::authorization_policy::{CallerAttestation, Operation, Rule, Source};
 use crate::kinds::scalar::{Glob, Pattern};
 use crate::request::RequestFacts;
+use crate::view::demand::enforced;
 
 /// How far something matches. The order is that of certainty: of all that must
 /// match the least counts, of what is enough the most.
@@ -40,12 +42,14 @@ fn any_of(parts: impl IntoIterator<Item = Matched>) -> Matched {
     parts.into_iter().max().unwrap_or(Matched::No)
 }
 
-pub(super) fn matches(rule: &Rule, call: &Call<'_>) -> Matched {
-    all_of([sources(rule, call), operations(rule, call)])
+/// Whether a rule of a policy of this namespace matches.
+pub(super) fn matches(rule: &Rule, namespace: &str, call: &Call<'_>) -> Matched {
+    all_of([sources(rule, namespace, call), operations(rule, call)])
 }
 
-pub(super) fn sources(rule: &Rule, call: &Call<'_>) -> Matched {
-    rule.from.as_ref().map_or(Matched::Yes, |from| any_of(from.iter().map(|s| source(s, call))))
+pub(super) fn sources(rule: &Rule, namespace: &str, call: &Call<'_>) -> Matched {
+    let any = |from: &Vec<Source>| any_of(from.iter().map(|s| source(s, namespace, call)));
+    rule.from.as_ref().map_or(Matched::Yes, any)
 }
 
 pub(super) fn operations(rule: &Rule, call: &Call<'_>) -> Matched {
@@ -64,7 +68,7 @@ fn one_and_not<T>(
     ]
 }
 
-fn source(source: &Source, call: &Call<'_>) -> Matched {
+fn source(source: &Source, own: &str, call: &Call<'_>) -> Matched {
     let principals =
         one_and_not(source.principals.as_ref(), source.not_principals.as_ref(), |list: &[Pattern]| {
             call.peer.is_some_and(|peer| list.iter().any(|p| p.0.matches(peer))).into()
@@ -80,12 +84,36 @@ fn source(source: &Source, call: &Call<'_>) -> Matched {
         true => Matched::Perhaps,
         false => Matched::Yes,
     };
+    let attested = source.attestation.as_ref().is_none_or(|wanted| is_attested(wanted, own, call));
     let known = [
         tees,
+        attested.into(),
         unnamed(call.peer.is_some(), source.not_principals.is_some()),
         unnamed(call.namespace.is_some(), source.not_namespaces.is_some()),
     ];
     all_of(principals.into_iter().chain(namespaces).chain(known))
+}
+
+/// Whether the caller is here because it proved this: what is enforced between it
+/// and who is called was shown, or there would be no connection.
+fn is_attested(wanted: &CallerAttestation, namespace: &str, call: &Call<'_>) -> bool {
+    let Some(peer) = call.peer else { return false };
+    let Ok(applied) = call.view.applied(call.me, peer) else { return false };
+    let enforced = enforced(&applied);
+    let has_evidence = call.verdicts.is_none() || call.tee.is_some();
+    let level = wanted.level.is_none_or(|level| {
+        let level = policy::Level::from(level);
+        has_evidence && enforced.iter().any(|policy| policy.level >= level)
+    });
+    let policy = wanted.policy.as_ref().is_none_or(|name| {
+        let meant = |of: &str, called: &str| of == namespace && called == name.0;
+        let allowed = |verdicts: &[Verdict]| {
+            verdicts.iter().any(|v| meant(&v.policy.namespace, &v.policy.name) && v.allows())
+        };
+        enforced.iter().any(|policy| meant(&policy.key.namespace, &policy.key.name))
+            && call.verdicts.is_none_or(allowed)
+    });
+    level && policy
 }
 
 fn operation(operation: &Operation, call: &Call<'_>) -> Matched {

@@ -1,7 +1,6 @@
 //! Why a call is not allowed, in words.
 
 use countersign_evidence::claims::Tee;
-use countersign_ratls::SpiffeId;
 
 use super::rule::{self, Matched};
 use super::{Asked, Call, CallPolicy};
@@ -26,18 +25,20 @@ pub(super) fn doubt(action: Action, matched: Matched, call: &Call<'_>) -> String
     }
 }
 
-pub(super) fn default_deny(call: &Call<'_>, me: &SpiffeId, selecting: &[&CallPolicy]) -> String {
+pub(super) fn default_deny(call: &Call<'_>, selecting: &[&CallPolicy]) -> String {
     let allowing: Vec<_> = selecting.iter().filter(|policy| policy.action == Action::Allow).collect();
     if allowing.is_empty() {
-        return format!("default deny: no AuthorizationPolicy with action Allow selects {me}");
+        return format!("default deny: no AuthorizationPolicy with action Allow selects {}", call.me);
     }
     let names: Vec<_> =
         allowing.iter().map(|policy| format!("{}/{}", policy.key.namespace, policy.key.name)).collect();
     let mut wants: Vec<String> = allowing
         .iter()
         .zip(&names)
-        .flat_map(|(policy, name)| policy.rules.iter().enumerate().map(move |(i, rule)| (name, i, rule)))
-        .map(|(name, i, rule)| format!("{name} rules[{i}] {}", wanted(rule, call)))
+        .flat_map(|(policy, name)| policy.rules.iter().enumerate().map(move |rule| (policy, name, rule)))
+        .map(|(policy, name, (i, rule))| {
+            format!("{name} rules[{i}] {}", wanted(rule, &policy.key.namespace, call))
+        })
         .collect();
     if wants.is_empty() {
         wants.push("they have no rule".to_owned());
@@ -66,7 +67,7 @@ fn asked(request: &RequestFacts<'_>) -> String {
 }
 
 /// What a rule that does not match would have wanted of this call.
-fn wanted(rule: &Rule, call: &Call<'_>) -> String {
+fn wanted(rule: &Rule, namespace: &str, call: &Call<'_>) -> String {
     let mut wants = Vec::new();
     if let Some(to) = rule.to.as_ref().filter(|_| rule::operations(rule, call) < Matched::Yes) {
         let operations: Vec<_> = to.iter().map(operation).collect();
@@ -86,10 +87,10 @@ fn wanted(rule: &Rule, call: &Call<'_>) -> String {
             false => wants.push(format!("allows {}, asked: {asked}", operations.join(" or "))),
         }
     }
-    if let Some(from) = rule.from.as_ref().filter(|_| rule::sources(rule, call) < Matched::Yes) {
+    if let Some(from) = rule.from.as_ref().filter(|_| rule::sources(rule, namespace, call) < Matched::Yes) {
         let caller = call.peer.map_or("a caller without a SPIFFE ID".to_owned(), ToString::to_string);
         let tee = call.tee.map_or("no evidence at hand", Tee::name);
-        let sources: Vec<_> = from.iter().map(source).collect();
+        let sources: Vec<_> = from.iter().map(|from| source(from, namespace)).collect();
         wants.push(format!("allows callers {}, asked by: {caller} ({tee})", listed(&sources)));
     }
     wants.join(" and ")
@@ -115,7 +116,7 @@ fn field<T: ToString>(name: &str, list: &Option<Vec<T>>) -> Option<String> {
     Some(format!("{name} {}", listed(&texts)))
 }
 
-fn source(source: &Source) -> String {
+fn source(source: &Source, namespace: &str) -> String {
     let patterns = |list: &[Pattern]| listed(&list.iter().map(|p| p.0.to_string()).collect::<Vec<_>>());
     let parts = [
         source.principals.as_deref().map(patterns),
@@ -126,6 +127,12 @@ fn source(source: &Source) -> String {
             let names: Vec<_> = tees.iter().map(|tee| Tee::from(*tee).name().to_owned()).collect();
             format!("on {}", listed(&names))
         }),
+        source.attestation.as_ref().and_then(|a| a.level).map(|level| format!("that prove {level:?}")),
+        source
+            .attestation
+            .as_ref()
+            .and_then(|a| a.policy.as_ref())
+            .map(|policy| format!("that satisfy {namespace}/{policy}")),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
