@@ -13,7 +13,7 @@ use countersign_evidence::Reason;
 use countersign_proxy::context::{Context, Credentials};
 use countersign_proxy::drain::Drain;
 use countersign_proxy::{Addresses, build};
-use countersign_quoting::Local;
+use countersign_quoting::{Local, Source};
 use countersign_ratls::SpiffeId;
 use tokio::task::JoinHandle;
 
@@ -30,7 +30,7 @@ use crate::wait::{eventually, within};
 pub struct Sidecar<'a> {
     mesh: &'a Mesh,
     name: &'static str,
-    attester: Arc<dyn Attester>,
+    source: Arc<dyn Source>,
     clock: Clock,
     measurement: u8,
     collateral: CollateralSpec,
@@ -40,7 +40,8 @@ pub struct Sidecar<'a> {
 impl<'a> Sidecar<'a> {
     pub(crate) fn new(mesh: &'a Mesh, name: &'static str) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (attester, clock) = (Platform::default().attester(&mesh.vendor), mesh.clock.clone());
+        let source = Arc::new(Local::new(Platform::default().attester(&mesh.vendor)));
+        let clock = mesh.clock.clone();
         let bootstrap = ProxyBootstrap {
             name: name.to_owned(),
             workload: format!("demo/{name}"),
@@ -72,7 +73,7 @@ impl<'a> Sidecar<'a> {
             drain_timeout: Duration::from_secs(60),
         };
         let collateral = CollateralSpec::default();
-        Self { mesh, name, attester, clock, measurement: MEASUREMENT, collateral, bootstrap }
+        Self { mesh, name, source, clock, measurement: MEASUREMENT, collateral, bootstrap }
     }
 
     /// Beside one of the same name that runs: with a state directory of its own.
@@ -91,8 +92,14 @@ impl<'a> Sidecar<'a> {
 
     /// With any driver.
     #[must_use]
-    pub fn quoting_by(mut self, attester: Arc<dyn Attester>) -> Self {
-        self.attester = attester;
+    pub fn quoting_by(self, attester: Arc<dyn Attester>) -> Self {
+        self.asking(Arc::new(Local::new(attester)))
+    }
+
+    /// With quotes from somebody else, as from a broker.
+    #[must_use]
+    pub fn asking(mut self, source: Arc<dyn Source>) -> Self {
+        self.source = source;
         self
     }
 
@@ -157,7 +164,7 @@ impl<'a> Sidecar<'a> {
         self.bootstrap.control_plane.collateral =
             vendor.collateral_with(&self.collateral, self.clock.now()).unwrap();
         let clock = self.clock.of_a_proxy();
-        let bound = build(&self.bootstrap, clock, Arc::new(Local::new(self.attester)), None).unwrap();
+        let bound = build(&self.bootstrap, clock, self.source, None).unwrap();
         let (addresses, ctx, drain) = (bound.addresses().clone(), bound.context(), bound.drain());
         let task = tokio::spawn(bound.run(std::future::pending()));
         Proxy { name: self.name, addresses, ctx, drain, task }
