@@ -66,6 +66,7 @@ async fn nobody_negotiates_below_the_level_of_the_policy() {
     pair.ledger.uses(generation).await;
     let answer = attempt(&pair, by_h2(&web)).await;
     assert!(matches!(answer, Answer::Closed(_)), "{answer:?}");
+    assert_eq!(pair.ledger.denials(Reason::LevelTooLow), 1.0);
     let answer = attempt(&pair, Offer::proving(&web, &platform)).await;
     assert_eq!(answer, Answer::Connect(StatusCode::OK, String::new()));
     drop(pair.workload.accept().await);
