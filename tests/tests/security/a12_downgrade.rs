@@ -1,7 +1,7 @@
 //! A12. The attack: policy as it was before: a restored backup of the control plane, or a
 //! snapshot by another key. The defence: snapshots are signed, their generation grows, and
-//! nobody goes back. Mutations `a12-generation` (a lower one is taken) and `a12-signature`
-//! (it is not verified).
+//! nobody goes back. Mutations `a12-generation` (a lower one is taken), `a12-signature`
+//! (it is not verified) and `a12-key` (any key will do).
 
 use countersign_tests::http::http;
 use countersign_tests::workload::{is_reset, passes};

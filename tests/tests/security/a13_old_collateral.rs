@@ -1,7 +1,7 @@
 //! A13. The attack: whoever serves collateral serves what was true before: a list without the
 //! revocation, a TCB level from before the flaw was known. The defence: nothing older than the
 //! newest issue that was ever in use, and nothing past its end. Mutations `a13-mark` (the mark
-//! is not compared) and `a13-end` (the end of a piece is not looked at).
+//! is not compared), `a13-end` (the end of a piece is not looked at) and `a13-update` (nowhere).
 
 use countersign_attester::emulated::{CollateralSpec, SvnLevel, TcbLevel};
 use countersign_evidence::Reason;

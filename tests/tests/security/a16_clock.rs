@@ -1,7 +1,7 @@
 //! A16. The attack: the host sets a guest's clock back, so that what expired is valid again.
 //! The defence: no clock is believed that is behind the newest time at which something was
 //! signed that was verified; a restart does not forget it; timers run by another clock.
-//! Mutation `a16`: the floor is not compared.
+//! Mutations `a16` (the floor is not compared) and `a16-restart` (a restart forgets it).
 
 use countersign_ratls::Identity;
 use countersign_tests::attacker::key;

@@ -1,6 +1,7 @@
 //! A17. The attack: input that is malformed, too large, or comes too slowly, from somebody who
 //! is not admitted yet or who is. The defence: bounds before anything is kept, time limits in
-//! every state, parsers that refuse. Mutation `a17`: a chain may be of any size.
+//! every state, parsers that refuse. Mutations `a17` (a chain may be of any size), `a17-frames`
+//! (a frame may) and `a17-slow` (a handshake may take for ever).
 
 use std::time::Duration;
 

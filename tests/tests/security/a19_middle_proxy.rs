@@ -1,8 +1,8 @@
 //! A19. The attack: somebody between caller and called ends TLS, as load balancers and middle
 //! proxies do, with what he has: no evidence, another's, another machine's, another's name, a
 //! chain without its key. The defence: the key of the TLS certificate is the key in the
-//! evidence, and the caller knows whom it wants. Mutation `a01-compare`: report data is not
-//! compared.
+//! evidence, and the caller knows whom it wants. Mutations `a01-compare` (report data is not
+//! compared) and `a19-key` (whoever shows a chain need not have its key).
 
 use countersign_evidence::Reason;
 use countersign_tests::attacker::{Answer, Offer, evidence, key};
