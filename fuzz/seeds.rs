@@ -63,6 +63,14 @@ fn write() -> Outcome {
     {
         seed("authority", name, authority.as_bytes())?;
     }
+    for (name, request) in [
+        ("socks5-name", &b"\x05\x01\x00\x05\x01\x00\x03\x0fledger.payments\x1f\x90"[..]),
+        ("socks5-ipv4", b"\x05\x02\x02\x00\x05\x01\x00\x01\x0a\x60\x00\x0a\x1f\x90"),
+        ("connect", b"CONNECT ledger.payments:8080 HTTP/1.1\r\nHost: ledger.payments:8080\r\n\r\nrest"),
+        ("get", b"GET http://ledger/ HTTP/1.1\r\nHost: ledger\r\n\r\n"),
+    ] {
+        seed("explicit", name, request)?;
+    }
     event_logs()?;
     broker()?;
     seed("cmw", "json", br#"{"__cmwc_t":"tag:x","a":["application/x","AQID",4]}"#)?;

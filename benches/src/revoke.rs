@@ -259,6 +259,8 @@ impl Proxy {
             },
             inbound: None,
             outbound: Vec::new(),
+            capture: None,
+            explicit: None,
             admin: any,
             metrics: any,
             readiness: any,

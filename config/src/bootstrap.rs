@@ -12,7 +12,7 @@ use countersign_evidence::collateral::Item;
 use countersign_ratls::{Bundle, SpiffeId, TrustDomain};
 use serde::de::DeserializeOwned;
 
-pub use self::spec::{ControlPlaneBootstrapSpec, Hop, ProxyBootstrapSpec};
+pub use self::spec::{Capture, ControlPlaneBootstrapSpec, Hop, ProxyBootstrapSpec};
 use crate::document::{self, MAX_BYTES, Node, Path, Position};
 use crate::kinds::scalar::{FilePath, quoted};
 use crate::kinds::service::AppProtocol;
@@ -76,6 +76,10 @@ pub struct ProxyBootstrap {
     pub inbound: Option<Inbound>,
     /// Where workloads connect to leave.
     pub outbound: Vec<Outbound>,
+    /// Where captured connections arrive.
+    pub capture: Option<Capture>,
+    /// Where workloads say where they want to go: loopback. Default 127.0.0.1:15080.
+    pub explicit: Option<SocketAddr>,
     /// Localhost only. Default 127.0.0.1:15000.
     pub admin: SocketAddr,
     /// Default 0.0.0.0:15020.
@@ -255,6 +259,8 @@ impl ProxyBootstrap {
                     hop: o.hop,
                 })
                 .collect(),
+            capture: spec.capture,
+            explicit: spec.explicit.map(|e| e.listen.0),
             admin: spec.admin.0,
             metrics: spec.metrics.0,
             readiness: spec.readiness.0,

@@ -2,7 +2,7 @@
 //! there to the end.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,15 +28,20 @@ use crate::observe::metrics::Metrics;
 use crate::observe::refused::Refused;
 use crate::opaque::Dialer;
 use crate::ops::{self, LogLevel};
-use crate::outbound::Ways;
-use crate::pool::{Destination, Keeper, Pool};
+use crate::outbound::{Mapping, Way};
+use crate::pool::Destination;
+use crate::pools::Pools;
 use crate::readiness::{Need, Readiness};
-use crate::{inbound, outbound};
+use crate::{inbound, outbound, plaintext};
 
 /// File descriptors that are not for connections: listeners, files, the control plane.
 const RESERVED: u64 = 128;
 /// How often a proxy that is not ready says so in its log.
 const REMINDER: Duration = Duration::from_secs(15);
+const LOCALHOST_V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LOCALHOST_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+const ANY_V4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const ANY_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// Ticks between two looks at whether our own evidence still verifies.
 const SELF_CHECK: u32 = 60;
 
@@ -75,6 +80,12 @@ pub struct Addresses {
     pub inbound: Option<SocketAddr>,
     /// Where workloads connect, in the order of the bootstrap file.
     pub outbound: Vec<SocketAddr>,
+    /// Where captured connections of the workload arrive.
+    pub captured: Vec<SocketAddr>,
+    /// Where captured connections to the workload arrive.
+    pub plaintext: Vec<SocketAddr>,
+    /// Where workloads say where they want to go.
+    pub explicit: Option<SocketAddr>,
     /// Localhost only.
     pub admin: SocketAddr,
     /// Prometheus.
@@ -91,7 +102,8 @@ pub struct Bound {
     quoting: QuotingTask,
     source: Arc<dyn Source>,
     inbound: Option<(TcpListener, Arc<Inbound>)>,
-    outbound: Vec<(TcpListener, Arc<Outbound>)>,
+    outbound: Vec<(TcpListener, Way)>,
+    plaintext: Vec<TcpListener>,
     readiness: TcpListener,
     admin: TcpListener,
     metrics: TcpListener,
@@ -127,17 +139,28 @@ pub fn build(
         Some(inbound) => Some((listen("inbound", inbound.listen)?, Arc::new(inbound.clone()))),
         None => None,
     };
-    let outbound = bootstrap
+    let mappings = bootstrap
         .outbound
         .iter()
-        .map(|o| Ok((listen(&format!("outbound to {}", o.to), o.listen)?, Arc::new(o.clone()))))
+        .map(|o| Ok((listen(&format!("outbound to {}", o.to), o.listen)?, o)))
         .collect::<Result<Vec<_>, BuildError>>()?;
+    let (captured, plaintext) = match &bootstrap.capture {
+        Some(capture) => (
+            listen_twice("captured outbound", [LOCALHOST_V4, LOCALHOST_V6], capture.outbound)?,
+            listen_twice("captured inbound", [ANY_V4, ANY_V6], capture.inbound)?,
+        ),
+        None => (Vec::new(), Vec::new()),
+    };
+    let explicit = bootstrap.explicit.map(|address| listen("explicit", address)).transpose()?;
     let addresses = Addresses {
         inbound: inbound.as_ref().map(|(listener, _)| local("inbound", listener)).transpose()?,
-        outbound: outbound
+        outbound: mappings
             .iter()
             .map(|(listener, _)| local("outbound", listener))
             .collect::<Result<_, _>>()?,
+        captured: captured.iter().map(|l| local("captured outbound", l)).collect::<Result<_, _>>()?,
+        plaintext: plaintext.iter().map(|l| local("captured inbound", l)).collect::<Result<_, _>>()?,
+        explicit: explicit.as_ref().map(|listener| local("explicit", listener)).transpose()?,
         admin: local("admin", &admin)?,
         metrics: local("metrics", &metrics)?,
         readiness: local("readiness", &readiness)?,
@@ -152,6 +175,10 @@ pub fn build(
     let source = Measured::source(source, counted.attestation.clone());
     let (quoter, quoting) = Quoter::new(Arc::clone(&source), queue(&bootstrap.limits));
     let ctx = Arc::new(context(bootstrap, clock, own, quoter, counted));
+    let mappings = ways(mappings, &ctx);
+    let captured = captured.into_iter().map(|listener| (listener, Way::Captured));
+    let explicit = explicit.map(|listener| (listener, Way::Explicit));
+    let outbound = mappings.into_iter().chain(captured).chain(explicit).collect();
     let agent = Agent::new(bootstrap, &ctx)?;
     let drain_timeout = bootstrap.drain_timeout;
     Ok(Bound {
@@ -162,12 +189,28 @@ pub fn build(
         source,
         inbound,
         outbound,
+        plaintext,
         readiness,
         admin,
         metrics,
         level,
         drain_timeout,
     })
+}
+
+/// The static mappings; those that lead to one destination share its dialer.
+fn ways(mappings: Vec<(TcpListener, &Outbound)>, ctx: &Context) -> Vec<(TcpListener, Way)> {
+    let mut dialers: HashMap<Destination, Arc<Dialer>> = HashMap::new();
+    let way = |mapping: &Outbound| {
+        let destination = Destination { to: mapping.to.clone(), address: mapping.address.clone() };
+        let dedicated = (mapping.hop == Hop::Dedicated).then(|| {
+            let dialer = dialers.entry(destination.clone());
+            Arc::clone(dialer.or_insert_with(|| Arc::new(Dialer::new(destination.clone(), ctx))))
+        });
+        Way::Mapping(Arc::new(Mapping { destination, port: mapping.port, dedicated }))
+    };
+    let (listeners, mappings): (Vec<_>, Vec<_>) = mappings.into_iter().unzip();
+    listeners.into_iter().zip(mappings.into_iter().map(way)).collect()
 }
 
 /// Room in the queue for quotes. When something is measured on this machine, the
@@ -279,18 +322,15 @@ impl Bound {
         let ctx = self.ctx;
         let mut data = Tasks::default();
         let mut rest = Tasks::default();
-        let mut ways: HashMap<Destination, (Pool, Arc<Dialer>)> = HashMap::new();
-        for (listener, mapping) in self.outbound {
-            let destination = Destination { to: mapping.to.clone(), address: mapping.address.clone() };
-            let (pool, dialer) = ways.entry(destination.clone()).or_insert_with(|| {
-                let dialer = Arc::new(Dialer::new(destination.clone(), &ctx));
-                let (pool, keeper): (Pool, Keeper) = Pool::new(destination, Arc::clone(&ctx));
-                data.spawn("pool", keeper.run());
-                (pool, dialer)
-            });
-            let dedicated = (mapping.hop == Hop::Dedicated).then(|| Arc::clone(dialer));
-            let ways = Ways { pool: pool.clone(), dedicated };
-            data.spawn("outbound", outbound::serve(listener, mapping, ways, Arc::clone(&ctx)));
+        if !self.outbound.is_empty() {
+            let (pools, nursery) = Pools::new(Arc::clone(&ctx));
+            data.spawn("pools", nursery.run());
+            for (listener, way) in self.outbound {
+                data.spawn("outbound", outbound::serve(listener, way, Arc::clone(&pools), Arc::clone(&ctx)));
+            }
+        }
+        for listener in self.plaintext {
+            data.spawn("plaintext", plaintext::refuse(listener, Arc::clone(&ctx)));
         }
         if let Some((listener, config)) = self.inbound {
             data.spawn("inbound", inbound::serve(listener, config, Arc::clone(&ctx)));
@@ -428,6 +468,29 @@ fn listen(purpose: &str, address: SocketAddr) -> Result<TcpListener, BuildError>
     })
 }
 
+/// Listens on one port for both versions of IP. Where a machine has no IPv6
+/// nothing of it can be captured.
+fn listen_twice(purpose: &str, ips: [IpAddr; 2], port: u16) -> Result<Vec<TcpListener>, BuildError> {
+    let mut listeners = Vec::new();
+    for ip in ips {
+        let address = SocketAddr::new(ip, port);
+        match countersign_net::listen_alone(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if ip.is_ipv6() && is_missing(&error) => {
+                tracing::info!(%address, %error, "no IPv6 on this machine");
+            }
+            Err(source) => return Err(BuildError::Listen { purpose: purpose.to_owned(), address, source }),
+        }
+    }
+    Ok(listeners)
+}
+
+/// Whether a version of IP is what is missing (EAFNOSUPPORT has no kind of its own).
+fn is_missing(error: &std::io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    error.kind() == std::io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
 fn local(purpose: &str, listener: &TcpListener) -> Result<SocketAddr, BuildError> {
     listener.local_addr().map_err(|source| BuildError::Listen {
         purpose: purpose.to_owned(),
@@ -439,7 +502,8 @@ fn local(purpose: &str, listener: &TcpListener) -> Result<SocketAddr, BuildError
 fn own_listeners(addresses: &Addresses) -> Vec<SocketAddr> {
     let mut own = vec![addresses.admin, addresses.metrics, addresses.readiness];
     own.extend(addresses.inbound);
-    own.extend(&addresses.outbound);
+    own.extend(addresses.outbound.iter().chain(&addresses.captured).chain(&addresses.plaintext));
+    own.extend(addresses.explicit);
     own
 }
 

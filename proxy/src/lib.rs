@@ -37,12 +37,16 @@ mod http;
 
 pub mod observe;
 
+mod balance;
+pub mod explicit;
 mod heard;
 mod hop;
 mod inbound;
 pub mod opaque;
 mod outbound;
+mod plaintext;
 mod pool;
+mod pools;
 mod rounds;
 
 pub mod agent;

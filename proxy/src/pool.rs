@@ -132,6 +132,11 @@ impl Pool {
         )
     }
 
+    /// Whether there is no hop.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hops.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Leases a stream on a hop whose peer holds now. The caller bounds the time.
     pub(crate) async fn lease(&self, ctx: &Context) -> Result<Lease, Denial> {
         if let Some(lease) = take(&self.hops, ctx) {

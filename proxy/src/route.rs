@@ -47,17 +47,20 @@ pub fn authority_port(authority: &str) -> Result<u16, Denial> {
     let (host, port) = authority.rsplit_once(':').ok_or_else(refuse)?;
     let host_ok = match host.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok()),
-        None => {
-            !host.is_empty()
-                && host.len() <= MAX_HOST
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.' || b == b'_')
-        }
+        None => is_host(host),
     };
     let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
     if !host_ok || !digits {
         return Err(refuse());
     }
     port.parse().map_err(|_| refuse())
+}
+
+/// Whether `host` has the form of a name or of an IPv4 address.
+pub(crate) fn is_host(host: &str) -> bool {
+    !host.is_empty()
+        && host.len() <= MAX_HOST
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.' || b == b'_')
 }
 
 /// The authority of a CONNECT to `port` of the workload behind `address` (`host:port`).

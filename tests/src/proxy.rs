@@ -57,6 +57,8 @@ impl<'a> Sidecar<'a> {
             },
             inbound: None,
             outbound: Vec::new(),
+            capture: None,
+            explicit: None,
             admin: any,
             metrics: any,
             readiness: any,

@@ -186,6 +186,10 @@ reasons! {
     AuthorizationDenied, "authorization-denied", "DENY", 403, ACCESS_DENIED, Peer, false, "apply an AuthorizationPolicy that allows this caller and port";
     /// The caller is allowed, but the destination's proxy does not offer the port.
     PortNotOffered, "port-not-offered", "DENY", 403, ACCESS_DENIED, Upstream, false, "add the port to inbound.ports of the destination's proxy if its workload listens there, or correct the port";
+    /// No Service is known under the name or the address that a workload calls.
+    UnknownDestination, "unknown-destination", "DENY", 403, ACCESS_DENIED, Ourselves, false, "apply a Service with this host or address and this port, or correct what the workload calls: it reaches nothing else";
+    /// Somebody connects to a port of the workload past its proxy.
+    PlaintextRefused, "plaintext-refused", "DENY", 403, ACCESS_DENIED, Peer, false, "let the caller use its Countersign proxy; to let plaintext in all the same, name the port in --exclude-inbound-ports of countersign-init";
     /// The policy that admitted a live hop was replaced by one that does not.
     PolicyChanged, "policy-changed", "DENY", 403, ACCESS_DENIED, Peer, false, "see the findings of the new verdict";
 

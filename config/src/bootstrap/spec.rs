@@ -34,6 +34,12 @@ pub struct ProxyBootstrapSpec {
     /// All of: where the workload connects to leave.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outbound: Vec<Outbound>,
+    /// Where the connections arrive that `countersign-init` captures. Left out: it captures none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<Capture>,
+    /// Where workloads connect that say where they want to go, by SOCKS5 or HTTP CONNECT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explicit: Option<Explicit>,
     /// The port for administrators, on a loopback address.
     #[serde(default = "proxy_admin")]
     pub admin: Socket,
@@ -195,6 +201,31 @@ pub enum Hop {
     Dedicated,
 }
 
+/// Where captured connections arrive; `{}` for the ports of `countersign-init`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Capture {
+    /// The port for those of the workload, on 127.0.0.1 and [::1]. They leave for the
+    /// Service that they were going to, or are refused.
+    #[serde(default = "captured_outbound")]
+    #[schemars(range(min = 1))]
+    pub outbound: u16,
+    /// The port for those to the workload that bypass its proxy, on every address.
+    /// They are refused.
+    #[serde(default = "captured_inbound")]
+    #[schemars(range(min = 1))]
+    pub inbound: u16,
+}
+
+/// Where workloads say where they want to go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Explicit {
+    /// Loopback address and port, for SOCKS5 and HTTP CONNECT alike.
+    #[serde(default = "explicit_listen")]
+    pub listen: Socket,
+}
+
 /// Limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -316,6 +347,15 @@ const fn proxy_readiness() -> Socket {
 const fn inbound_listen() -> Socket {
     everywhere(15008)
 }
+const fn explicit_listen() -> Socket {
+    local(15080)
+}
+const fn captured_outbound() -> u16 {
+    15001
+}
+const fn captured_inbound() -> u16 {
+    15006
+}
 const fn control_plane_listen() -> Socket {
     everywhere(15012)
 }
@@ -357,10 +397,22 @@ impl ProxyBootstrapSpec {
             check_local(&outbound.listen, "the workload", path.key("listen"), report);
             listeners.push((&outbound.listen, path.key("listen")));
         }
+        let captured = self.capture.map(|c| [local(c.outbound), everywhere(c.inbound)]);
+        if let Some([outbound, inbound]) = &captured {
+            listeners.push((outbound, spec.key("capture").key("outbound")));
+            listeners.push((inbound, spec.key("capture").key("inbound")));
+        }
+        if let Some(explicit) = &self.explicit {
+            let path = spec.key("explicit").key("listen");
+            check_local(&explicit.listen, "the workload", path.clone(), report);
+            listeners.push((&explicit.listen, path));
+        }
         check_distinct(&listeners, report);
         self.limits.check(&spec.key("limits"), report);
-        if self.inbound.is_none() && self.outbound.is_empty() {
-            report(spec, "neither inbound nor outbound: the proxy would do nothing".to_owned());
+        let asked = self.capture.is_some() || self.explicit.is_some();
+        if self.inbound.is_none() && self.outbound.is_empty() && !asked {
+            let what = "neither inbound nor outbound, capture or explicit: the proxy would do nothing";
+            report(spec, what.to_owned());
         }
     }
 }

@@ -13,4 +13,4 @@ mod socket;
 
 pub use process::{Hardening, descriptors, harden, step_back};
 pub use severable::{Abort, Severable};
-pub use socket::{abort, connect, listen, tune};
+pub use socket::{abort, connect, listen, listen_alone, original_destination, tune};

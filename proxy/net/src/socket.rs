@@ -20,12 +20,41 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the address cannot be bound.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    bound(address, false)
+}
+
+/// A listening socket for one version of IP alone, so that the other can have the
+/// same port. Must be called inside a Tokio runtime.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn listen_alone(address: SocketAddr) -> io::Result<TcpListener> {
+    bound(address, true)
+}
+
+fn bound(address: SocketAddr, alone: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if alone && address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Where a connection was going before it came here: by REDIRECT, which the
+/// system remembers, or by TPROXY, which leaves it as our own address.
+///
+/// # Errors
+/// When the connection is gone.
+pub fn original_destination(socket: &TcpStream) -> io::Result<SocketAddr> {
+    let local = socket.local_addr()?;
+    let socket = SockRef::from(socket);
+    let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    // Of a connection that nobody redirected the system may know nothing.
+    Ok(original.ok().and_then(|address| address.as_socket()).unwrap_or(local))
 }
 
 /// Sets the options of an accepted or connected socket: no delay, keepalive,

@@ -24,6 +24,8 @@ pub struct Record {
     source: String,
     destination: String,
     port: u16,
+    target: String,
+    service: String,
     traceparent: String,
     started: Instant,
     peer: Option<Peer>,
@@ -76,6 +78,8 @@ impl Record {
             source,
             destination,
             port: 0,
+            target: String::new(),
+            service: String::new(),
             traceparent: String::new(),
             started: Instant::now(),
             peer: None,
@@ -96,6 +100,21 @@ impl Record {
     /// The port that was asked for.
     pub const fn port(&mut self, port: u16) {
         self.port = port;
+    }
+
+    /// What the workload wants to reach.
+    pub fn target(&mut self, target: String) {
+        self.target = target;
+    }
+
+    /// The Service that this is.
+    pub fn service(&mut self, service: String) {
+        self.service = service;
+    }
+
+    /// Who is called.
+    pub fn destination(&mut self, id: String) {
+        self.destination = id;
     }
 
     /// The peer behind the stream.
@@ -158,6 +177,8 @@ impl Drop for Record {
             src.identity = self.source,
             dst.identity = self.destination,
             dst.port = self.port,
+            dst.addr = self.target,
+            dst.service = self.service,
             bytes_sent = sent,
             bytes_received = received,
             duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -1,36 +1,67 @@
-//! Connections of the workload that leave for one destination: a hop from the
-//! pool, a CONNECT on it, the bytes. No byte of the application leaves before
-//! the peer was judged and has accepted the stream.
+//! Connections of the workload that leave: where to is known from the listener,
+//! from the rules that captured them, or from what the workload says. Then a hop
+//! from a pool, a CONNECT on it, the bytes. No byte of the application leaves
+//! before the peer was judged and has accepted the stream.
 
+mod captured;
+mod explicit;
+mod service;
 mod tunnel;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use countersign_config::bootstrap::Outbound;
+use countersign_evidence::{Denial, Finding, Reason};
+use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::Role;
-use tokio::net::TcpListener;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 pub(crate) use self::tunnel::Call;
 use self::tunnel::Tunnel;
 use crate::context::Context;
+use crate::explicit::Negotiation;
 use crate::forward;
 use crate::listener::{self, Accepted};
 use crate::live::draining;
 use crate::observe::access::Record;
 use crate::opaque::{Carried, Dialer};
-use crate::pool::Pool;
+use crate::pool::Destination;
+use crate::pools::{InUse, Pools};
 
-/// The ways to one destination.
+/// How a listener learns where a connection goes.
 #[derive(Clone, Debug)]
-pub(crate) struct Ways {
-    pub(crate) pool: Pool,
+pub(crate) enum Way {
+    /// A static mapping: always to one destination.
+    Mapping(Arc<Mapping>),
+    /// Captured: to where it was going.
+    Captured,
+    /// The workload says it, by SOCKS5 or HTTP CONNECT.
+    Explicit,
+}
+
+/// A static mapping.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    pub(crate) destination: Destination,
+    pub(crate) port: u16,
     /// Where each connection has a hop of its own.
     pub(crate) dedicated: Option<Arc<Dialer>>,
 }
 
-/// Serves one static mapping until a drain has ended.
-pub(crate) async fn serve(listener: TcpListener, mapping: Arc<Outbound>, ways: Ways, ctx: Arc<Context>) {
+impl Mapping {
+    /// The call of one connection.
+    fn call(&self, from: From, record: &mut Record) -> Call<'_> {
+        let Destination { to, address } = &self.destination;
+        record.destination(to.to_string());
+        record.port(self.port);
+        from.call(to, address, self.port)
+    }
+}
+
+/// Serves one listener until a drain has ended.
+pub(crate) async fn serve(listener: TcpListener, way: Way, pools: Arc<Pools>, ctx: Arc<Context>) {
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
@@ -38,7 +69,7 @@ pub(crate) async fn serve(listener: TcpListener, mapping: Arc<Outbound>, ways: W
             () = ctx.drain.beginning() => break,
             Some(ended) = tasks.join_next() => reap(&ended, &ctx),
             accepted = listener::accept(&listener, &ctx.connections, "outbound", &ctx) => {
-                tasks.spawn(one_connection(accepted, Arc::clone(&mapping), ways.clone(), Arc::clone(&ctx)));
+                tasks.spawn(one_connection(accepted, way.clone(), Arc::clone(&pools), Arc::clone(&ctx)));
             }
         }
     }
@@ -54,14 +85,47 @@ fn reap(ended: &Result<(), tokio::task::JoinError>, ctx: &Context) {
     }
 }
 
-async fn one_connection(accepted: Accepted, mapping: Arc<Outbound>, ways: Ways, ctx: Arc<Context>) {
+/// Both ends of a connection of the workload.
+#[derive(Clone, Copy, Debug)]
+struct From {
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+impl From {
+    fn call<'a>(self, to: &'a SpiffeId, address: &'a str, port: u16) -> Call<'a> {
+        Call { to, address, port, peer: self.peer, local: self.local }
+    }
+}
+
+/// A stream, and the destination that it counts for.
+struct Reached {
+    tunnel: Tunnel,
+    in_use: InUse,
+}
+
+/// Why there is none, and what the workload is told in its own protocol: without
+/// one it sees a reset.
+struct Refusal {
+    denial: Denial,
+    answer: Option<Vec<u8>>,
+}
+
+impl std::convert::From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self { denial, answer: None }
+    }
+}
+
+async fn one_connection(accepted: Accepted, way: Way, pools: Arc<Pools>, ctx: Arc<Context>) {
     let Accepted { mut socket, peer, permit: _permit, .. } = accepted;
     let me = ctx.credentials.borrow().as_ref().map_or_else(|| "unknown".to_owned(), |c| c.me.to_string());
-    let mut record = Record::new(Role::Server, peer, me, mapping.to.to_string(), &ctx.metrics);
-    record.port(mapping.port);
-    let local = socket.local_addr().unwrap_or(mapping.listen);
-    let call = Call { to: &mapping.to, address: &mapping.address, port: mapping.port, peer, local };
-    if let Some(dialer) = &ways.dedicated {
+    let mut record = Record::new(Role::Server, peer, me, "unknown".to_owned(), &ctx.metrics);
+    let from = From { peer, local: socket.local_addr().unwrap_or(peer) };
+    if let Way::Mapping(mapping) = &way
+        && let Some(dialer) = &mapping.dedicated
+    {
+        let call = mapping.call(from, &mut record);
         // On the heap: most connections share hops.
         match Box::pin(dialer.carry(socket, &call, &mut record, &ctx)).await {
             Carried::Done(result) => return record.finish(result),
@@ -70,18 +134,82 @@ async fn one_connection(accepted: Accepted, mapping: Arc<Outbound>, ways: Ways, 
     }
     let opened = tokio::select! {
         biased;
-        () = ctx.drain.forced() => Err(draining()),
-        opened = tunnel::open(&call, &ways.pool, &ctx) => opened,
+        () = ctx.drain.forced() => Err(draining().into()),
+        opened = open(&mut socket, from, &way, &mut record, &pools, &ctx) => opened,
     };
     let result = match opened {
-        Ok(Tunnel { permitted, send, recv, lease: _lease }) => {
+        Ok(Reached { tunnel: Tunnel { permitted, send, recv, lease: _lease }, in_use: _in_use }) => {
             record.permitted(&permitted);
             forward::run(&permitted, socket, send, recv).await
         }
-        Err(denial) => {
-            countersign_net::abort(socket);
+        Err(Refusal { denial, answer }) => {
+            match answer {
+                Some(answer) if !answer.is_empty() => explicit::refuse(socket, &answer).await,
+                _ => countersign_net::abort(socket),
+            }
             Err(denial)
         }
     };
     record.finish(result);
+}
+
+/// Finds out where it goes, and gets there.
+async fn open(
+    socket: &mut TcpStream,
+    from: From,
+    way: &Way,
+    record: &mut Record,
+    pools: &Pools,
+    ctx: &Context,
+) -> Result<Reached, Refusal> {
+    match way {
+        Way::Mapping(mapping) => Ok(static_mapping(mapping, from, record, pools, ctx).await?),
+        Way::Captured => {
+            let target = captured::target(socket, ctx)?;
+            Ok(service::open(&target, from, record, pools, ctx).await?)
+        }
+        Way::Explicit => {
+            let (target, negotiation) = explicit::ask(socket, ctx).await?;
+            let reached = service::open(&target, from, record, pools, ctx).await;
+            granted(socket, &negotiation, reached).await
+        }
+    }
+}
+
+async fn static_mapping(
+    mapping: &Mapping,
+    from: From,
+    record: &mut Record,
+    pools: &Pools,
+    ctx: &Context,
+) -> Result<Reached, Denial> {
+    let call = mapping.call(from, record);
+    let in_use = pools.of(&mapping.destination)?;
+    let tunnel = tunnel::open(&call, in_use.pool(), ctx).await?;
+    Ok(Reached { tunnel, in_use })
+}
+
+/// Tells the workload what became of its request.
+async fn granted(
+    socket: &mut TcpStream,
+    negotiation: &Negotiation,
+    reached: Result<Reached, Denial>,
+) -> Result<Reached, Refusal> {
+    match reached {
+        Ok(reached) => {
+            socket.write_all(&negotiation.granted()).await.map_err(|error| {
+                Denial::from(Finding::new(
+                    Reason::ConnectFailed,
+                    "workload",
+                    "a connection",
+                    error.to_string(),
+                ))
+            })?;
+            Ok(reached)
+        }
+        Err(denial) => {
+            let answer = Some(negotiation.refused(denial.reason));
+            Err(Refusal { denial, answer })
+        }
+    }
 }

@@ -223,6 +223,8 @@ spec:
             },
             inbound,
             outbound,
+            capture: None,
+            explicit: None,
             admin: any,
             metrics: any,
             readiness: any,

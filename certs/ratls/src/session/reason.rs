@@ -268,6 +268,8 @@ const fn row(reason: Reason) -> (WireReason, Ending) {
         | Reason::UnknownWorkload
         | Reason::AuthorizationDenied
         | Reason::PortNotOffered
+        | Reason::UnknownDestination
+        | Reason::PlaintextRefused
         | Reason::LevelTooLow => (WireReason::Policy, Cut),
 
         Reason::SvidExpired
