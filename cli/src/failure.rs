@@ -6,18 +6,28 @@ use countersign_config::Problem;
 
 /// What a command that ran to its end found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum Outcome {
     /// Everything holds.
-    Pass = 0,
+    Pass,
     /// A denial, or a check that failed. It has been shown already.
-    Denied = 1,
+    Denied,
+    /// What a command that was run for the operator ended with.
+    Of(u8),
 }
 
 impl Outcome {
     /// Pass, if it is true.
     pub(crate) const fn pass_if(passed: bool) -> Self {
         if passed { Self::Pass } else { Self::Denied }
+    }
+
+    /// The exit code.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Pass => 0,
+            Self::Denied => 1,
+            Self::Of(code) => code,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod get;
 mod inspect;
 mod measure;
 mod platforms;
+mod run;
 mod schema;
 mod status;
 mod validate;
@@ -68,6 +69,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Attested TLS to a peer: who is there, what it proved, what the policy says
     Connect(connect::Args),
+    /// Run a command whose only way to the network is the proxy
+    Run(run::Args),
     /// Emulated TEE platforms for tests and demonstrations
     Emulate(emulate::Args),
     /// Measure an event into the runtime register of this machine, for good
@@ -83,6 +86,9 @@ enum Command {
     /// A workload of the demonstration
     #[command(hide = true)]
     DemoWorkload(demo::workload::Args),
+    /// The inner half of `run`
+    #[command(hide = true)]
+    RunConfined(run::ConfinedArgs),
 }
 
 /// Runs a command.
@@ -108,6 +114,8 @@ pub(crate) fn run(cli: Cli, out: &mut Output) -> Result {
         Command::Completions(args) => completions::run(&args, out),
         Command::Version(args) => version::run(&args, out),
         Command::DemoWorkload(args) => demo::workload::run(&args, out),
+        Command::Run(args) => run::run(&args, out),
+        Command::RunConfined(args) => run::run_confined(args, out),
     }
 }
 
@@ -172,7 +180,12 @@ mod tests {
         let mut ours = 0;
         for line in pages.into_iter().flat_map(shell_lines) {
             let line = line.split(['|', '>', '#']).next().unwrap().trim();
-            let ours_too = ["countersign-proxy ", "countersign-control-plane ", "countersign-broker "];
+            let ours_too = [
+                "countersign-proxy ",
+                "countersign-control-plane ",
+                "countersign-broker ",
+                "countersign-init",
+            ];
             let mut known = ["make ", "curl ", "export "].into_iter().chain(ours_too);
             if line.is_empty() || known.any(|program| line.starts_with(program)) {
                 continue;
