@@ -45,25 +45,31 @@ fn one(rules: &Rules, family: Family) -> anyhow::Result<String> {
             return Err(anyhow::Error::new(error).context(format!("listen on port {}", rules.outbound_port)));
         }
     };
-    match TcpStream::connect_timeout(&target, PATIENCE) {
-        Ok(stream) => match stand_in {
-            None => Ok(format!(
-                "{}: {target} is answered at port {}, where the proxy listens",
-                name(family),
-                rules.outbound_port
-            )),
-            Some(listener) if reached(&listener, &stream)? => {
-                Ok(format!("{}: {target} is captured; the proxy does not listen yet", name(family)))
-            }
-            Some(_) => anyhow::bail!(
-                "{target} was answered, but not at port {}: the rules are not in force",
-                rules.outbound_port
-            ),
-        },
-        Err(error) if matches!(error.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable) => {
+    let by_the_proxy = || {
+        format!(
+            "{}: {target} is answered at port {}, where the proxy listens",
+            name(family),
+            rules.outbound_port
+        )
+    };
+    match (TcpStream::connect_timeout(&target, PATIENCE), stand_in) {
+        (Ok(_), None) => Ok(by_the_proxy()),
+        // It knows no such address, and may say so before we have looked: who had
+        // refused us would have done it in another way.
+        (Err(error), None) if error.kind() == ErrorKind::ConnectionReset => Ok(by_the_proxy()),
+        (Ok(stream), Some(listener)) if reached(&listener, &stream)? => {
+            Ok(format!("{}: {target} is captured; the proxy does not listen yet", name(family)))
+        }
+        (Ok(_), Some(_)) => anyhow::bail!(
+            "{target} was answered, but not at port {}: the rules are not in force",
+            rules.outbound_port
+        ),
+        (Err(error), _)
+            if matches!(error.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable) =>
+        {
             Ok(format!("{}: there is no way out at all ({error})", name(family)))
         }
-        Err(error) => anyhow::bail!(
+        (Err(error), _) => anyhow::bail!(
             "{target} was not answered at port {} ({error}): the rules are not in force; run countersign-init with the same options, and without --validate, first",
             rules.outbound_port
         ),
