@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 
@@ -13,23 +14,26 @@ import ours
 import plot
 import report
 from certificates import Certificates
-from envoy import EnvoyConnect, EnvoyTcp
+from envoy import EnvoyConnect, EnvoyHttp, EnvoyTcp
 from namespaces import Network
 from origin import Origin
-from others import HaproxyTcp, NginxStream
+from others import HaproxyHttp, HaproxyTcp, NginxHttp, NginxStream
 from pairs import Setting
 from processes import raise_limit
 
 KINDS = [ours.Ours, EnvoyConnect, EnvoyTcp, HaproxyTcp, NginxStream]
+# Only when they are asked for.
+MORE = [EnvoyHttp, HaproxyHttp, NginxHttp]
 
 
 def arguments():
-    names = [kind.name for kind in KINDS]
+    names, more = ([kind.name for kind in kinds] for kinds in (KINDS, MORE))
     parser = argparse.ArgumentParser(prog="bench-peers", description=__doc__)
     parser.add_argument("--samples", type=int, default=8, help="of each pair (8)")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long a measure loads the proxies (3)")
     parser.add_argument("--quick", action="store_true", help="2 samples, 1 s each: to see that it works")
-    parser.add_argument("--pairs", default=",".join(names), help=f"some of {', '.join(names)}")
+    parser.add_argument("--pairs", default=",".join(names),
+                        help=f"some of {', '.join(names)}, or {', '.join(more)}")
     parser.add_argument("--measures", default=",".join(measure.MEASURES), help=f"some of {', '.join(measure.MEASURES)}")
     parser.add_argument("--idle", type=int, default=2000, help="connections that are held at rest (2000)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads of each proxy (all cores)")
@@ -42,9 +46,9 @@ def arguments():
     given = parser.parse_args()
     if given.quick:
         given.samples, given.seconds, given.idle = 2, 1.0, min(given.idle, 1000)
-    given.kinds = [kind for kind in KINDS if kind.name in given.pairs.split(",")]
+    given.kinds = [kind for kind in (*KINDS, *MORE) if kind.name in given.pairs.split(",")]
     given.wanted = set(given.measures.split(","))
-    unknown = {*given.pairs.split(","), *given.wanted} - {*names, *measure.MEASURES}
+    unknown = {*given.pairs.split(","), *given.wanted} - {*names, *more, *measure.MEASURES}
     if unknown:
         parser.error(f"not known: {', '.join(sorted(unknown))}")
     if os.geteuid() != 0:
@@ -66,11 +70,20 @@ def run(given, directory):
             # The order alternates, so that nobody always follows the same one.
             for kind in given.kinds if at % 2 == 0 else reversed(given.kinds):
                 print(f"sample {at + 1} of {given.samples}: {kind.name}", file=sys.stderr, flush=True)
-                samples[kind.name].append(sampler.sample(kind, given.wanted))
+                samples[kind.name].append(attempt(sampler, kind, given.wanted))
     finally:
         ours.stop()
         origin.stop()
     return samples
+
+
+def attempt(sampler, kind, wanted):
+    """A sample, or an empty one that says why: a machine that is too busy need not end the run."""
+    try:
+        return sampler.sample(kind, wanted)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        print(f"  lost: {error}", file=sys.stderr, flush=True)
+        return {}
 
 
 def main():
@@ -94,6 +107,8 @@ def main():
         with open(given.plot, "w", encoding="utf-8") as file:
             file.write(plot.draw(samples, given.kinds))
     print(text if given.output == "json" else "\n".join(report.table(samples, given.kinds)))
+    if any(sample == {} for taken in samples.values() for sample in taken):
+        sys.exit("some samples were lost")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Envoy: CONNECT streams in pooled HTTP/2, and a TLS connection for each connection."""
 
 import places
-from pairs import PER_CONNECTION, TUNNEL, Pair
+from pairs import L7, PER_CONNECTION, TUNNEL, Pair
 
 EXTENSIONS = "type.googleapis.com/envoy.extensions"
 
@@ -81,25 +81,44 @@ def downstream_tls(certificates, alpn):
 # Windows as ztunnel's, and so as ours.
 WINDOWS = "initial_stream_window_size: 4194304, initial_connection_window_size: 16777216"
 
-CONNECT_TERMINATED = f"""
+H2 = f"http2_protocol_options: {{ max_concurrent_streams: 20000, {WINDOWS}"
+
+
+def http(codec, match, route, options=""):
+    """An HTTP listener with one route."""
+    return f"""
       - name: http
         typed_config:
           "@type": {EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: http
-          codec_type: HTTP2
+          codec_type: {codec}
           stream_idle_timeout: 600s
           route_config:
             virtual_hosts:
             - name: all
               domains: ["*"]
-              routes:
-              - match: {{ connect_matcher: {{}} }}
-                route: {{ cluster: target, timeout: 0s, upgrade_configs: [{{ upgrade_type: CONNECT, connect_config: {{}} }}] }}
+              routes: [{{ match: {{ {match} }}, route: {{ cluster: target, timeout: 0s{route} }} }}]
           http_filters:
           - name: router
-            typed_config: {{ "@type": {EXTENSIONS}.filters.http.router.v3.Router }}
+            typed_config: {{ "@type": {EXTENSIONS}.filters.http.router.v3.Router }}{options}"""
+
+
+CONNECT_TERMINATED = http(
+    "HTTP2",
+    "connect_matcher: {}",
+    ", upgrade_configs: [{ upgrade_type: CONNECT, connect_config: {} }]",
+    f"""
           upgrade_configs: [{{ upgrade_type: CONNECT }}]
-          http2_protocol_options: {{ allow_connect: true, max_concurrent_streams: 20000, {WINDOWS} }}"""
+          {H2}, allow_connect: true }}""",
+)
+
+
+def upstream_h2(streams=20000):
+    return f"""
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": {EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{ http2_protocol_options: {{ max_concurrent_streams: {streams}, {WINDOWS} }} }}"""
 
 
 class Envoy(Pair):
@@ -125,12 +144,7 @@ class EnvoyConnect(Envoy):
 
     def bootstraps(self):
         certificates = self.setting.certificates
-        streams = "max_concurrent_streams: 1, " if self.hops else "max_concurrent_streams: 20000, "
-        options = f"""
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        "@type": {EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{ http2_protocol_options: {{ {streams}{WINDOWS} }} }}"""
+        options = upstream_h2(1 if self.hops else 20000)
         tunnel = f"""
           tunneling_config: {{ hostname: "{places.text(places.ORIGIN_BEHIND_B)}" }}"""
         return [
@@ -150,4 +164,21 @@ class EnvoyTcp(Envoy):
         return [
             bootstrap(places.B, downstream_tls(certificates, "peers"), tcp_proxy(), places.ORIGIN_BEHIND_B, ""),
             bootstrap(places.A, "", tcp_proxy(), places.B, upstream_tls(certificates, "peers")),
+        ]
+
+
+class EnvoyHttp(Envoy):
+    """HTTP/1.1 from the client and to the server, HTTP/2 in between."""
+
+    name = "envoy-http"
+    shape = L7
+
+    def bootstraps(self):
+        certificates = self.setting.certificates
+        inner = http("HTTP2", 'prefix: "/"', "", f"""
+          {H2} }}""")
+        options = upstream_h2(1 if self.hops else 20000) + upstream_tls(certificates, "h2")
+        return [
+            bootstrap(places.B, downstream_tls(certificates, "h2"), inner, places.ORIGIN_BEHIND_B, ""),
+            bootstrap(places.A, "", http("HTTP1", 'prefix: "/"', ""), places.B, options),
         ]

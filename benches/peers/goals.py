@@ -14,7 +14,7 @@ GOALS = [
     *((f"bulk-{n}", "cpu", MOST, 0.75) for n in (1, 16)),
     ("connections", "rate", LEAST, 1.2),
 ]
-# And whatever peers do: A's memory at rest in MB, and KB for a stream at rest on either side.
+# And whatever others do: A's memory at rest in MB, and KB for a stream at rest on either side.
 FIXED = [("idle", "pss_a", 12.0), ("idle", "kb_a", 5.0), ("idle", "kb_b", 5.0)]
 
 
@@ -27,7 +27,17 @@ def ratios(samples, ours, peer, measure, figure):
 
 def judge(samples, ours, peers):
     """For each goal that was measured: (measure, figure, goal in words, best peer, value, reached)."""
-    for measure, figure, bound, factor in GOALS:
+    yield from compare(GOALS, samples, ours, peers)
+    for measure, figure, limit in FIXED:
+        values = [sample[measure][figure] for sample in samples.get(ours, []) if measure in sample]
+        if values:
+            value = median(values)
+            yield measure, figure, f"at most {limit:g}", "", value, value <= limit
+
+
+def compare(goals, samples, ours, peers):
+    """The goals that are ratios."""
+    for measure, figure, bound, factor in goals:
         against = {peer: ratios(samples, ours, peer, measure, figure) for peer in peers}
         medians = {peer: median(values) for peer, values in against.items() if values}
         if not medians:
@@ -37,8 +47,3 @@ def judge(samples, ours, peers):
         value = medians[peer]
         reached = value >= factor if bound == LEAST else value <= factor
         yield measure, figure, f"{bound} {factor} x", peer, value, reached
-    for measure, figure, limit in FIXED:
-        values = [sample[measure][figure] for sample in samples.get(ours, []) if measure in sample]
-        if values:
-            value = median(values)
-            yield measure, figure, f"at most {limit:g}", "", value, value <= limit

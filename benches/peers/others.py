@@ -1,9 +1,9 @@
-"""HAProxy and nginx: a TLS connection for each connection of a client."""
+"""HAProxy and nginx: a TLS connection for each connection of a client, or HTTP at both ends."""
 
 import os
 
 import places
-from pairs import PER_CONNECTION, Pair
+from pairs import L7, PER_CONNECTION, Pair
 
 HAPROXY = """
 global
@@ -11,7 +11,7 @@ global
     maxconn 9500
     tune.ssl.cachesize 0
 defaults
-    mode tcp
+    mode {mode}
     timeout connect 5s
     timeout client 600s
     timeout server 600s
@@ -29,10 +29,11 @@ class HaproxyTcp(Pair):
 
     name = "haproxy-tcp"
     shape = PER_CONNECTION
+    mode = "tcp"
 
     def run(self, side, listen, bind_tls, target, server_tls):
         config = HAPROXY.format(
-            workers=self.setting.workers, listen=places.text(listen), bind_tls=bind_tls,
+            mode=self.mode, workers=self.setting.workers, listen=places.text(listen), bind_tls=bind_tls,
             target=places.text(target), server_tls=server_tls,
         )
         return ["/usr/sbin/haproxy", "-db", "-f", self.setting.write(f"haproxy-{side}.cfg", config)], None
@@ -48,35 +49,45 @@ class HaproxyTcp(Pair):
         ]
 
 
-NGINX = """
-load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+class HaproxyHttp(HaproxyTcp):
+    """`mode http` at both ends; connections between them are shared."""
+
+    name = "haproxy-http"
+    shape = L7
+    mode = "http\n    http-reuse always"
+
+
+NGINX = """{modules}
 user root;
 worker_processes {workers};
 worker_rlimit_nofile 20000;
 daemon off;
 pid {prefix}/pid;
 events {{ worker_connections 19000; }}
-stream {{
+{kind} {{{common}
+    upstream target {{ server {target};{pool} }}
     server {{
-        listen {listen} backlog=8192{listen_ssl};
-        proxy_pass {target};
-        proxy_timeout 600s;
-        tcp_nodelay on;{options}
+        listen {listen} backlog=8192{listen_ssl};{options}
+        {location}
     }}
 }}
 """
 
 
-class NginxStream(Pair):
-    """The stream module at both ends."""
+class Nginx(Pair):
+    """What both kinds have in common."""
 
-    name = "nginx-stream"
-    shape = PER_CONNECTION
+    kind = modules = common = pool = location = ""
 
-    def run(self, side, **places_and_options):
+    def run(self, side, listen, listen_ssl, target, options):
         prefix = self.setting.path(f"nginx-{side}")
         os.makedirs(prefix)
-        config = NGINX.format(workers=self.setting.workers, prefix=prefix, **places_and_options)
+        scheme = "http" if listen_ssl else "https"
+        config = NGINX.format(
+            workers=self.setting.workers, prefix=prefix, listen=places.text(listen), listen_ssl=listen_ssl,
+            target=places.text(target), options=options, kind=self.kind, modules=self.modules, common=self.common,
+            pool=self.pool, location=self.location.format(scheme=scheme),
+        )
         return ["nginx", "-e", "stderr", "-p", prefix, "-c", self.setting.write(f"nginx-{side}.conf", config)], None
 
     def commands(self):
@@ -91,7 +102,6 @@ class NginxStream(Pair):
         ssl_session_tickets off;
         ssl_session_cache off;"""
         asking = f"""
-        proxy_ssl on;
         proxy_ssl_certificate {files['a.pem']};
         proxy_ssl_certificate_key {files['a.key']};
         proxy_ssl_trusted_certificate {files['ca.pem']};
@@ -100,7 +110,34 @@ class NginxStream(Pair):
         proxy_ssl_protocols TLSv1.3;
         proxy_ssl_session_reuse off;"""
         return [
-            self.run("b", listen=places.text(places.B), listen_ssl=" ssl",
-                     target=places.text(places.ORIGIN_BEHIND_B), options=asked),
-            self.run("a", listen=places.text(places.A), listen_ssl="", target=places.text(places.B), options=asking),
+            self.run("b", places.B, " ssl", places.ORIGIN_BEHIND_B, asked),
+            self.run("a", places.A, "", places.B, asking + self.switch),
         ]
+
+
+class NginxStream(Nginx):
+    """The stream module at both ends."""
+
+    name = "nginx-stream"
+    shape = PER_CONNECTION
+    kind = "stream"
+    modules = "load_module /usr/lib/nginx/modules/ngx_stream_module.so;"
+    switch = " proxy_ssl on;"
+    location = "tcp_nodelay on; proxy_timeout 600s; proxy_pass target;"
+
+
+class NginxHttp(Nginx):
+    """HTTP/1.1 at both ends; connections between them are kept."""
+
+    name = "nginx-http"
+    shape = L7
+    kind = "http"
+    common = " access_log off; keepalive_requests 1000000000; keepalive_timeout 600;"
+    switch = ""
+    pool = " keepalive 512; keepalive_requests 1000000000;"
+    location = """location / {{
+            proxy_pass {scheme}://target;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_max_temp_file_size 0;
+        }}"""

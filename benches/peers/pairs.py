@@ -7,9 +7,11 @@ from processes import Process, wait_for_answer
 
 TUNNEL = "tunnel"
 PER_CONNECTION = "connection"
+L7 = "l7"
 SHAPES = {
     TUNNEL: "streams in a pooled connection (HTTP/2 CONNECT)",
     PER_CONNECTION: "a TLS connection for each connection of a client",
+    L7: "HTTP, understood at both ends",
 }
 
 

@@ -45,14 +45,13 @@ def summary(samples):
 
 def document(samples, kinds, settings):
     """All of a run, for programs."""
-    ours, peers = sides(kinds)
     return {
         "machine": machine(),
         "settings": settings,
         "shapes": {kind.name: kind.shape for kind in kinds},
         "summary": summary(samples),
         "goals": [dict(zip(("measure", "figure", "goal", "peer", "value", "reached"), goal))
-                  for goal in judge(samples, ours, peers)],
+                  for goal in judge(samples, *sides(kinds))],
         "samples": samples,
     }
 
@@ -99,8 +98,7 @@ def table(samples, kinds):
             cells = (cell(numbers[kind.name][measure][name], decimals) for name, _, decimals in figures)
             yield f"  {kind.name + ', ' + kind.shape:<28}" + "".join(f"{text:>{WIDTH}}" for text in cells)
         yield ""
-    ours, peers = sides(kinds)
-    goals = list(judge(samples, ours, peers))
+    goals = list(judge(samples, *sides(kinds)))
     if goals:
         yield f"goals, against the best peer of the same shape: {SHAPES[TUNNEL]}"
     for measure, figure, goal, peer, value, reached in goals:
