@@ -22,7 +22,8 @@ def ratios(samples, ours, peer, measure, figure):
     """Ours to the peer's, round by round: what the machine does to one it does to the other."""
     pairs = zip(samples.get(ours, []), samples.get(peer, []))
     both = [(a[measure][figure], b[measure][figure]) for a, b in pairs if measure in a and measure in b]
-    return [a / b for a, b in both if b > 0]
+    # A latency below that of direct says only that the machine was busy.
+    return [a / b for a, b in both if a > 0 and b > 0]
 
 
 def judge(samples, ours, peers):
