@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, BytesMut};
 use countersign_ratls::peer::Role;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::line::Broken;
@@ -108,15 +108,16 @@ impl Flow {
             let at = out.len();
             out.reserve_exact(HEAD + room);
             out.extend_from_slice(&[0; HEAD]);
-            let read = self.socket.try_read_buf(&mut (&mut *out).limit(room));
+            let read = std::pin::pin!(self.socket.read_buf(&mut (&mut *out).limit(room))).poll(cx);
             match read {
-                Ok(0) => {
+                Poll::Pending => out.truncate(at),
+                Poll::Ready(Ok(0)) => {
                     out.truncate(at);
                     record::write(out, Kind::End, &[]);
                     self.said_all = true;
                     return Ok(None);
                 }
-                Ok(read) => {
+                Poll::Ready(Ok(read)) => {
                     if let Some(head) = out.get_mut(at..at + HEAD) {
                         head.copy_from_slice(&record::head(Kind::Data, read));
                     }
@@ -125,11 +126,9 @@ impl Flow {
                     self.size = fitting(self.size, HEAD + read);
                     return Ok(Some(at));
                 }
-                Err(error) => {
+                Poll::Ready(Err(error)) => {
                     out.truncate(at);
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        return Err(Broken::Workload(error));
-                    }
+                    return Err(Broken::Workload(error));
                 }
             }
         }

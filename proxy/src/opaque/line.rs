@@ -393,6 +393,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// closes a connection on which something comes ends it by a reset.
     pub(super) async fn close(&mut self) -> io::Result<()> {
         self.hang_up();
+        // What is left of a stream had its end: the application's connection has one, too.
+        self.flow = None;
         std::future::poll_fn(|cx| self.poll_say(cx)).await?;
         self.stream.shutdown().await?;
         let mut rest = BytesMut::with_capacity(SMALLEST);
