@@ -1,13 +1,15 @@
 //! From a bootstrap file to a proxy whose sockets are bound, and its life from
 //! there to the end.
 
+mod listeners;
+
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use countersign_config::bootstrap::{Hop, Inbound, Limits, Outbound, ProxyBootstrap};
+use countersign_config::bootstrap::{Inbound, Limits, ProxyBootstrap};
 use countersign_config::{Inputs, View};
 use countersign_evidence::collateral::Marks;
 use countersign_quoting::{Health, Options, Quoter, QuotingTask, Source};
@@ -17,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
+use self::listeners::{ANY, LOCALHOST, leads_to_us, listen, listen_twice, local, own_listeners, ways};
 use crate::agent::{Agent, AgentError, Applied, Compiler, TICK};
 use crate::clock::Clock;
 use crate::context::Context;
@@ -26,10 +29,8 @@ use crate::live::Live;
 use crate::observe::attestation::Measured;
 use crate::observe::metrics::Metrics;
 use crate::observe::refused::Refused;
-use crate::opaque::Dialer;
 use crate::ops::{self, LogLevel};
-use crate::outbound::{Mapping, Way};
-use crate::pool::Destination;
+use crate::outbound::Way;
 use crate::pools::Pools;
 use crate::readiness::{Need, Readiness};
 use crate::{inbound, outbound, plaintext};
@@ -38,10 +39,6 @@ use crate::{inbound, outbound, plaintext};
 const RESERVED: u64 = 128;
 /// How often a proxy that is not ready says so in its log.
 const REMINDER: Duration = Duration::from_secs(15);
-const LOCALHOST_V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const LOCALHOST_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
-const ANY_V4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-const ANY_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// Ticks between two looks at whether our own evidence still verifies.
 const SELF_CHECK: u32 = 60;
 
@@ -146,8 +143,8 @@ pub fn build(
         .collect::<Result<Vec<_>, BuildError>>()?;
     let (captured, plaintext) = match &bootstrap.capture {
         Some(capture) => (
-            listen_twice("captured outbound", [LOCALHOST_V4, LOCALHOST_V6], capture.outbound)?,
-            listen_twice("captured inbound", [ANY_V4, ANY_V6], capture.inbound)?,
+            listen_twice("captured outbound", LOCALHOST, capture.outbound)?,
+            listen_twice("captured inbound", ANY, capture.inbound)?,
         ),
         None => (Vec::new(), Vec::new()),
     };
@@ -196,21 +193,6 @@ pub fn build(
         level,
         drain_timeout,
     })
-}
-
-/// The static mappings; those that lead to one destination share its dialer.
-fn ways(mappings: Vec<(TcpListener, &Outbound)>, ctx: &Context) -> Vec<(TcpListener, Way)> {
-    let mut dialers: HashMap<Destination, Arc<Dialer>> = HashMap::new();
-    let way = |mapping: &Outbound| {
-        let destination = Destination { to: mapping.to.clone(), address: mapping.address.clone() };
-        let dedicated = (mapping.hop == Hop::Dedicated).then(|| {
-            let dialer = dialers.entry(destination.clone());
-            Arc::clone(dialer.or_insert_with(|| Arc::new(Dialer::new(destination.clone(), ctx))))
-        });
-        Way::Mapping(Arc::new(Mapping { destination, port: mapping.port, dedicated }))
-    };
-    let (listeners, mappings): (Vec<_>, Vec<_>) = mappings.into_iter().unzip();
-    listeners.into_iter().zip(mappings.into_iter().map(way)).collect()
 }
 
 /// Room in the queue for quotes. When something is measured on this machine, the
@@ -458,57 +440,6 @@ impl Tasks {
             ctx.task_lost(name);
         }
     }
-}
-
-fn listen(purpose: &str, address: SocketAddr) -> Result<TcpListener, BuildError> {
-    countersign_net::listen(address).map_err(|source| BuildError::Listen {
-        purpose: purpose.to_owned(),
-        address,
-        source,
-    })
-}
-
-/// Listens on one port for both versions of IP. Where a machine has no IPv6
-/// nothing of it can be captured.
-fn listen_twice(purpose: &str, ips: [IpAddr; 2], port: u16) -> Result<Vec<TcpListener>, BuildError> {
-    let mut listeners = Vec::new();
-    for ip in ips {
-        let address = SocketAddr::new(ip, port);
-        match countersign_net::listen_alone(address) {
-            Ok(listener) => listeners.push(listener),
-            Err(error) if ip.is_ipv6() && is_missing(&error) => {
-                tracing::info!(%address, %error, "no IPv6 on this machine");
-            }
-            Err(source) => return Err(BuildError::Listen { purpose: purpose.to_owned(), address, source }),
-        }
-    }
-    Ok(listeners)
-}
-
-/// Whether a version of IP is what is missing (EAFNOSUPPORT has no kind of its own).
-fn is_missing(error: &std::io::Error) -> bool {
-    const EAFNOSUPPORT: i32 = 97;
-    error.kind() == std::io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
-}
-
-fn local(purpose: &str, listener: &TcpListener) -> Result<SocketAddr, BuildError> {
-    listener.local_addr().map_err(|source| BuildError::Listen {
-        purpose: purpose.to_owned(),
-        address: SocketAddr::from(([0, 0, 0, 0], 0)),
-        source,
-    })
-}
-
-fn own_listeners(addresses: &Addresses) -> Vec<SocketAddr> {
-    let mut own = vec![addresses.admin, addresses.metrics, addresses.readiness];
-    own.extend(addresses.inbound);
-    own.extend(addresses.outbound.iter().chain(&addresses.captured).chain(&addresses.plaintext));
-    own.extend(addresses.explicit);
-    own
-}
-
-fn leads_to_us(inbound: &Inbound, port: u16, own: &[SocketAddr]) -> bool {
-    crate::route::leads_back(inbound.workload, SocketAddr::new(inbound.workload, port), own)
 }
 
 #[cfg(test)]
