@@ -31,6 +31,9 @@ pub(crate) const NAME: Style = AnsiColor::Cyan.on_default();
 const LONG_DIGEST: usize = 24;
 /// The width up to which the first column of a table is not broken.
 const MAX_NAME: u16 = 32;
+/// What stands beside the text of a cell, and the narrowest column with it.
+const PADDING: u16 = 2;
+const NARROWEST: u16 = 5;
 
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -168,9 +171,7 @@ impl Output {
     /// The lines of a table that fits the terminal.
     pub(crate) fn table_lines(&mut self, header: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
         self.measure();
-        // What names a row is there to be copied, so that it is not broken.
-        let names = rows.iter().filter_map(|row| row.first()).map(|name| name.chars().count());
-        let first = names.max().and_then(|width| u16::try_from(width).ok()).unwrap_or(0).min(MAX_NAME);
+        let least = least_widths(header, &rows, self.width);
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_width(self.width);
@@ -178,11 +179,43 @@ impl Output {
         for row in rows {
             table.add_row(row.iter().map(|cell| clean(cell).into_owned()));
         }
-        if let Some(column) = table.column_mut(0) {
-            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(first + 2)));
+        for (index, width) in least.into_iter().enumerate() {
+            if let Some(column) = table.column_mut(index) {
+                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(width)));
+            }
         }
         table.to_string().lines().map(|line| line.trim_end().to_owned()).collect()
     }
+}
+
+/// How narrow columns may become so that no word is broken: what names a row, first
+/// of all, is there to be copied. Where not all words have room, the shortest do.
+fn least_widths(header: &[&str], rows: &[Vec<String>], room: u16) -> Vec<u16> {
+    let columns = |text: &str| u16::try_from(text.chars().count()).unwrap_or(u16::MAX);
+    let words = |index: usize| {
+        let cells = rows.iter().filter_map(move |row| row.get(index)).map(String::as_str);
+        cells.chain(header.get(index).copied()).flat_map(str::split_whitespace).map(columns).max()
+    };
+    let names = rows.iter().filter_map(|row| row.first()).map(|name| columns(name)).max().unwrap_or(0);
+    let mut wanted: Vec<(u16, usize)> =
+        (0..header.len()).map(|index| (words(index).unwrap_or(0).min(MAX_NAME), index)).collect();
+    if let Some((first, _)) = wanted.first_mut() {
+        *first = (*first).max(names.min(MAX_NAME));
+    }
+    let mut least = vec![NARROWEST; header.len()];
+    let mut used = NARROWEST.saturating_mul(u16::try_from(header.len()).unwrap_or(u16::MAX));
+    // The first column, then the shortest words.
+    wanted.sort_by_key(|(width, index)| (*index > 0, *width));
+    for (width, index) in wanted {
+        let more = (width + PADDING).saturating_sub(NARROWEST);
+        if index == 0 || used.saturating_add(more) <= room {
+            used = used.saturating_add(more);
+            if let Some(least) = least.get_mut(index) {
+                *least = (*least).max(width + PADDING);
+            }
+        }
+    }
+    least
 }
 
 /// Text in a style, with everything that could steer a terminal made visible.
@@ -329,6 +362,28 @@ mod tests {
         assert!(lines[1].starts_with("         word"), "{lines:?}");
         assert_eq!(fit("short", 60), ["short"]);
         assert_eq!(fit(&digest, 60), [digest]);
+    }
+
+    #[test]
+    fn a_narrow_table_breaks_no_word_that_has_room() {
+        let mut output = Output { width: 100, height: 25 };
+        let cells = |name: &str| {
+            let policies = "payments/ledger-peers, payments/everybody-else".to_owned();
+            vec![
+                name.to_owned(),
+                "tdx EMULATED".to_owned(),
+                policies,
+                "draining: event-not-admitted".to_owned(),
+            ]
+        };
+        let rows = vec![cells("ledger-0.payments.example"), cells("audit-0")];
+        let lines = output.table_lines(&["PROXY", "TEE", "POLICY", "STATE"], rows);
+        let text = lines.join("\n");
+        for word in ["ledger-0.payments.example", "EMULATED", "payments/everybody-else", "event-not-admitted"]
+        {
+            assert!(text.contains(word), "{word} is broken:\n{text}");
+        }
+        assert!(least_widths(&["A", "B"], &[vec!["x".repeat(90), "y".repeat(90)]], 40)[1] == NARROWEST);
     }
 
     #[test]

@@ -380,6 +380,49 @@ fn explain_answers_from_files_without_a_control_plane() {
         text.contains("where the port serves HTTP, AuthorizationPolicy payments/calls, rules[1] for some"),
         "{text}"
     );
+    // Without a port in mind: which are allowed.
+    let anywhere = explain("payments/audit", "0");
+    let told = anywhere["steps"][2]["text"].as_str().expect("a text");
+    assert!(
+        told.starts_with("port 8443: AuthorizationPolicy payments/calls, rules[0]; no other port"),
+        "{told}"
+    );
+    let nowhere = explain("spiffe://prod.example/stranger", "0");
+    assert_eq!(nowhere["allowed"], false, "{nowhere:#}");
+}
+
+#[test]
+fn what_files_refer_to_and_do_not_hold_is_an_error_only_on_request() {
+    let dir = temporary();
+    let text = "apiVersion: countersign.dev/v1alpha1\nkind: WorkloadIdentity\nmetadata: { name: web, namespace: n }\n\
+                spec: { spiffeId: spiffe://prod.example/web, attestation: { policy: web } }\n";
+    std::fs::write(dir.path().join("one.yaml"), text).expect("written");
+    let some = countersign(dir.path(), &["validate", "-f", "one.yaml"]);
+    assert_eq!(some.status.code(), Some(0), "{}", err(&some));
+    assert!(
+        err(&some).contains("AttestationPolicy n/web is not in these files: not checked"),
+        "{}",
+        err(&some)
+    );
+    let all = countersign(dir.path(), &["validate", "-f", "one.yaml", "--strict"]);
+    assert_eq!(all.status.code(), Some(2), "{}", err(&all));
+    assert!(err(&all).contains("there is no AttestationPolicy n/web"), "{}", err(&all));
+}
+
+#[test]
+fn attest_says_what_it_wants_and_shows_examples() {
+    let dir = temporary();
+    let nobody = countersign(dir.path(), &["attest", "now"]);
+    assert_eq!(nobody.status.code(), Some(2), "{}", err(&nobody));
+    assert!(
+        err(&nobody).contains("name a proxy") && err(&nobody).contains("--admin ADDRESS"),
+        "{}",
+        err(&nobody)
+    );
+    for verb in ["watch", "now"] {
+        let help = out(&countersign(dir.path(), &["attest", verb, "--help"]));
+        assert!(help.contains(&format!("Examples:\n  countersign attest {verb}")), "{help}");
+    }
 }
 
 #[test]

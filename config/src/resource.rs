@@ -14,7 +14,7 @@ use crate::kinds::{
 use crate::problem::Problem;
 use crate::schema;
 
-pub use crate::set::check_set;
+pub use crate::set::{check_part, check_set};
 
 /// The API version of our own kinds.
 pub const API_VERSION: &str = "countersign.dev/v1alpha1";

@@ -31,7 +31,17 @@ pub fn check_set(resources: &[Resource]) -> Vec<Problem> {
 /// Values are seen as well.
 #[must_use]
 pub fn check_set_at(resources: &[Resource], now: Option<u64>) -> Vec<Problem> {
-    let set = Set { keys: resources.iter().map(Resource::key).collect(), resources };
+    check_all(&Set::new(resources), now)
+}
+
+/// The same of some of a mesh's resources: a name that nothing among them has may be
+/// that of another, and is a warning.
+#[must_use]
+pub fn check_part(resources: &[Resource]) -> Vec<Problem> {
+    check_all(&Set { partial: true, ..Set::new(resources) }, None)
+}
+
+fn check_all(set: &Set<'_>, now: Option<u64>) -> Vec<Problem> {
     let mut problems = Vec::new();
     set.duplicates(&mut problems);
     set.identities(&mut problems);
@@ -48,6 +58,8 @@ pub fn check_set_at(resources: &[Resource], now: Option<u64>) -> Vec<Problem> {
 struct Set<'a> {
     resources: &'a [Resource],
     keys: BTreeSet<Key>,
+    /// There may be others besides.
+    partial: bool,
 }
 
 fn error(key: &Key, path: &str, message: String) -> Problem {
@@ -65,6 +77,10 @@ fn named(alternative: &Alternative) -> [(&'static str, Kind, &[Name]); 3] {
 }
 
 impl<'a> Set<'a> {
+    fn new(resources: &'a [Resource]) -> Self {
+        Self { keys: resources.iter().map(Resource::key).collect(), resources, partial: false }
+    }
+
     fn workloads(&self) -> impl Iterator<Item = (&'a Metadata, &'a WorkloadIdentitySpec)> {
         self.resources.iter().filter_map(|resource| match resource {
             Resource::WorkloadIdentity(metadata, spec) => Some((metadata, spec)),
@@ -167,7 +183,10 @@ impl<'a> Set<'a> {
             return;
         }
         let (key, path) = place();
-        let problem = error(&key, &path, format!("there is no {wanted}"));
+        let problem = match self.partial {
+            true => error(&key, &path, format!("{wanted} is not in these files: not checked")).as_warning(),
+            false => error(&key, &path, format!("there is no {wanted}")),
+        };
         if problems.len() >= MAX_HINTS {
             problems.push(problem);
             return;

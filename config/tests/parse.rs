@@ -375,7 +375,11 @@ fn each_class_of_error_has_its_place_and_says_what_is_accepted() {
                 "{anyOf: [{tdx: {measurements: Any}}], continuous: {interval: 29s, timeout: 61s, \
                  drainGrace: 121s, onFailure: cut}}",
             ),
+            // One that cannot be read hides none of the others.
             &[
+                "f.yaml:4:68: spec.continuous.interval: 29s is outside 30s to 15m",
+                "f.yaml:4:82: spec.continuous.timeout: 1m1s is outside 1s to 1m",
+                "f.yaml:4:99: spec.continuous.drainGrace: 2m1s is outside 0s to 2m",
                 "f.yaml:4:116: spec.continuous.onFailure: is `cut`, accepted: Drain, Cut (did you mean `Cut`?)",
             ],
         ),
@@ -423,79 +427,6 @@ fn each_class_of_error_has_its_place_and_says_what_is_accepted() {
 }
 
 #[test]
-fn a_set_is_checked_across_its_resources() {
-    let text = [
-        resource(
-            "WorkloadIdentity",
-            "{spiffeId: spiffe://a/x, labels: {app: x}, attestation: {policy: polcy}}",
-        ),
-        resource("WorkloadIdentity", "{spiffeId: spiffe://a/x, attestation: {policy: policy}}")
-            .replace("name: x", "name: y"),
-        resource("WorkloadIdentity", "{spiffeId: spiffe://b/z, attestation: {policy: policy}}")
-            .replace("x, namespace: n", "z, namespace: m"),
-        resource("TrustDomain", "{}").replace("name: x, namespace: n", "name: a"),
-        resource("AttestationPolicy", "{anyOf: [{sevSnp: {measurements: {fromReferenceValues: r1}}}]}")
-            .replace("name: x", "name: policy"),
-        resource("AttestationPolicy", "{anyOf: [{sgx: {measurements: Any, platformsFrom: [ours, our]}}]}")
-            .replace("name: x", "name: listed"),
-        resource(
-            "AttestationPolicy",
-            "{anyOf: [{tdx: {measurements: Any, runtimeEvents: {fromReferenceValues: ran}}}]}",
-        )
-        .replace("name: x", "name: measured"),
-        resource("PlatformList", "{}").replace("name: x", "name: our"),
-        resource("PlatformList", "{platforms: []}").replace("name: x", "name: idle"),
-        resource(
-            "ReferenceValues",
-            &format!(
-                "{{validUntil: 2026-01-01T00:00:00Z, sevSnp: [{{name: a, measurement: '{}'}}]}}",
-                "00".repeat(48)
-            ),
-        ),
-        resource("AuthorizationPolicy", "{selector: {matchLabels: {app: y}}, rules: [{}]}"),
-    ]
-    .join("---\n");
-    let resources = parse("f.yaml", &text).unwrap();
-    let problems: Vec<_> = countersign_config::set::check_set_at(&resources, Some(1_800_000_000))
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    assert_eq!(
-        problems,
-        [
-            "WorkloadIdentity n/x, spec.attestation.policy: there is no AttestationPolicy n/polcy (did you mean `policy`?)",
-            "WorkloadIdentity n/y, spec.spiffeId: spiffe://a/x is already given to WorkloadIdentity n/x",
-            "WorkloadIdentity m/z, spec.spiffeId: spiffe://b/z is outside the trust domain a",
-            "WorkloadIdentity m/z, spec.attestation.policy: there is no AttestationPolicy m/policy \
-             (AttestationPolicy n/policy exists, but names are of the same namespace)",
-            "AttestationPolicy n/policy, spec.anyOf[0].sevSnp.measurements.fromReferenceValues: there is no ReferenceValues n/r1",
-            "AttestationPolicy n/listed, spec.anyOf[0].sgx.platformsFrom: there is no PlatformList n/ours (did you mean `our`?)",
-            "AttestationPolicy n/measured, spec.anyOf[0].tdx.runtimeEvents.fromReferenceValues: there is no ReferenceValues n/ran",
-            "warning: PlatformList n/idle: no AttestationPolicy of its namespace names it: it has no effect",
-            "warning: ReferenceValues n/x: no AttestationPolicy of its namespace names it: it has no effect",
-            "warning: ReferenceValues n/x, spec.validUntil: ended at 2026-01-01T00:00:00Z: nothing is accepted on its word",
-            "warning: AuthorizationPolicy n/x, spec.selector: selects no WorkloadIdentity of its namespace: it has no effect on hops",
-        ]
-    );
-}
-
-#[test]
-fn an_identity_is_never_given_without_evidence() {
-    let text = resource("AttestationPolicy", "{level: L0, acceptUnattested: true}")
-        + "---\n"
-        + &resource("WorkloadIdentity", "{spiffeId: spiffe://a/x, attestation: {policy: x}}");
-    let resources = parse("f.yaml", &text).unwrap();
-    let problems: Vec<_> =
-        countersign_config::resource::check_set(&resources).iter().map(ToString::to_string).collect();
-    assert_eq!(
-        problems,
-        [
-            "WorkloadIdentity n/x, spec.attestation.policy: x is of level L0, which asks for no evidence: nobody gets spiffe://a/x"
-        ]
-    );
-}
-
-#[test]
 fn what_a_policy_does_not_say_is_level_2() {
     use countersign_config::kinds::assurance::{Continuous, Level};
     let resources = parse("f.yaml", POLICY).unwrap();
@@ -523,8 +454,11 @@ fn runtime_events_are_a_set_or_a_word() {
     assert_eq!(
         problems(&with("Some")),
         ["f.yaml:13:24: spec.anyOf[0].tdx.runtimeEvents: is `Some`, accepted: Any, None, or a mapping with \
-          fromReferenceValues (did you mean `None`?)"]
+          fromReferenceValues"],
+        "what is listed anyhow, and nothing that is far from it"
     );
+    let [level] = &problems(&resource("AttestationPolicy", "{level: L4}"))[..] else { panic!() };
+    assert!(level.ends_with("accepted: L0, L1, L2, L3"), "{level}");
 }
 
 #[test]
@@ -553,21 +487,6 @@ fn an_admitted_event_has_a_type_and_at_most_one_content() {
 }
 
 #[test]
-fn kinds_have_their_usual_names() {
-    use countersign_config::Kind;
-    for (name, kind) in [
-        ("attpol", Kind::AttestationPolicy),
-        ("AttestationPolicy", Kind::AttestationPolicy),
-        ("attestationpolicies", Kind::AttestationPolicy),
-        ("td", Kind::TrustDomain),
-        ("WID", Kind::WorkloadIdentity),
-    ] {
-        assert_eq!(Kind::from_name(name), Some(kind), "{name}");
-    }
-    assert_eq!(Kind::from_name("pod"), None);
-}
-
-#[test]
 fn stored_json_is_checked_like_files() {
     let json = parse("f.yaml", POLICY).unwrap()[0].to_json();
     assert!(json.starts_with("{\"apiVersion\":") && !json.contains('\n'));
@@ -576,35 +495,4 @@ fn stored_json_is_checked_like_files() {
     assert_eq!(problems[0].to_string(), "spec.mode: is `Ignore`, accepted: Enforce, Audit");
     assert!(Resource::from_json("{").is_err());
     assert!(Resource::from_json(&"[".repeat(10_000)).is_err());
-}
-
-#[test]
-fn yaml_that_we_write_says_what_was_meant() {
-    let values = [
-        "true",
-        "null",
-        "~",
-        "1.5",
-        "0x10",
-        "yes",
-        "",
-        " a",
-        "a: b",
-        "- x",
-        "# c",
-        "1e3",
-        "é\n x",
-        "|",
-        "2027-01-01",
-    ];
-    let annotations: Vec<String> =
-        values.iter().enumerate().map(|(i, v)| format!("a{i}: {}", serde_json::Value::from(*v))).collect();
-    for digest in ["0".repeat(96), format!("1e{}", "0".repeat(94)), format!("{}e5", "9".repeat(94))] {
-        let spec = format!("{{sevSnp: [{{name: '1', measurement: '{digest}'}}]}}");
-        let text = resource("ReferenceValues", &spec)
-            .replace("namespace: n", &format!("namespace: n, annotations: {{{}}}", annotations.join(", ")));
-        let resources = parse("f.yaml", &text).unwrap();
-        let yaml = resources[0].to_yaml();
-        assert_eq!(parse("f.yaml", &yaml).unwrap(), resources, "{yaml}");
-    }
 }

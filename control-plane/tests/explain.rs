@@ -195,3 +195,41 @@ async fn explain_says_what_would_be_decided_about_a_request() {
     assert!(!bytes.ok && bytes.notes.iter().any(|note| note.contains("for some requests")), "{bytes:?}");
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_does_not_count_a_policy_that_would_refuse_among_those_that_admit() {
+    let world = World::new();
+    let plane = world.start().await;
+    let audit = "---\napiVersion: countersign.dev/v1alpha1\nkind: AttestationPolicy\n\
+                 metadata: { name: stricter, namespace: demo }\nspec:\n  mode: Audit\n  \
+                 anyOf: [{ tdx: { measurements: Any } }]\n";
+    plane.apply(&(world.resources() + audit)).await;
+    let _client = sidecar(&world, &plane, "demo/client").await;
+    let wanted =
+        proto::ExplainRequest { source: "demo/client".into(), destination: "demo/server".into(), port: 8080, request: None };
+    let answer = plane.operator().await.explain(wanted).await.unwrap().into_inner();
+    let step = answer.steps.iter().find(|s| s.title == "source proves itself to destination").unwrap();
+    let (admitted, audited) = step.text.split_once('\n').unwrap();
+    assert!(admitted.contains("demo/demo") && !admitted.contains("stricter"), "{step:?}");
+    assert!(audited.starts_with("mode Audit: demo/stricter"), "{step:?}");
+    assert!(step.json.contains("\"mode\":\"Audit\""), "{step:?}");
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_names_what_decides() {
+    let world = World::new();
+    let plane = world.start().await;
+    plane.apply(&world.resources()).await;
+    let mut operator = plane.operator().await;
+    let wanted =
+        proto::ExplainRequest { source: "demo/client".into(), destination: "demo/server".into(), port: 8080, request: None };
+    let answer = operator.explain(wanted).await.unwrap().into_inner();
+    assert!(!answer.allowed);
+    assert!(answer.steps.iter().any(|s| s.title == "authorization" && !s.ok), "{answer:?}");
+    let wanted =
+        proto::ExplainRequest { source: "no one".into(), destination: "demo/server".into(), port: 1, request: None };
+    let refused = operator.explain(wanted).await.unwrap_err();
+    assert_eq!(countersign_wire::refusal::reason(&refused), Some(Reason::BadRequest));
+    plane.stop().await;
+}

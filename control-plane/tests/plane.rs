@@ -9,10 +9,7 @@
 
 mod common;
 
-use std::ffi::OsStr;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +18,7 @@ use common::{
 };
 use countersign_attester::Attester;
 use countersign_attester::emulated::{CollateralSpec, EmulatedTdx, TdxSpec, Vendor};
-use countersign_evidence::{Reason, UnixTime};
+use countersign_evidence::Reason;
 use countersign_ratls::Identity;
 use countersign_ratls::key::{KeyType, PrivateKey};
 use countersign_ratls::peer::Presented;
@@ -416,97 +413,6 @@ async fn no_workload_gets_our_own_id_whatever_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn explain_does_not_count_a_policy_that_would_refuse_among_those_that_admit() {
-    let world = World::new();
-    let plane = world.start().await;
-    let audit = "---\napiVersion: countersign.dev/v1alpha1\nkind: AttestationPolicy\n\
-                 metadata: { name: stricter, namespace: demo }\nspec:\n  mode: Audit\n  \
-                 anyOf: [{ tdx: { measurements: Any } }]\n";
-    plane.apply(&(world.resources() + audit)).await;
-    let identity = plane.enrol(&*guest(&world), "demo/client").await.unwrap();
-    let mut sidecar = proxy(&plane, &identity, None).await;
-    sidecar.next().await.unwrap();
-    let wanted = proto::ExplainRequest {
-        source: "demo/client".into(),
-        destination: "demo/server".into(),
-        port: 8080,
-        request: None,
-    };
-    let answer = plane.operator().await.explain(wanted).await.unwrap().into_inner();
-    let step = answer.steps.iter().find(|s| s.title == "source proves itself to destination").unwrap();
-    let (admitted, audited) = step.text.split_once('\n').unwrap();
-    assert!(admitted.contains("demo/demo") && !admitted.contains("stricter"), "{step:?}");
-    assert!(audited.starts_with("mode Audit: demo/stricter"), "{step:?}");
-    assert!(step.json.contains("\"mode\":\"Audit\""), "{step:?}");
-    plane.stop().await;
-}
-
-#[test]
-fn the_program_says_where_things_are_and_stops_when_it_is_told() {
-    let directory = tempfile::tempdir().unwrap();
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
-    let vendor = Vendor::generate(UnixTime::since_unix_epoch(now), Duration::from_secs(86_400)).unwrap();
-    vendor.save(&directory.path().join("vendor")).unwrap();
-    std::fs::create_dir(directory.path().join("collateral")).unwrap();
-    let file = directory.path().join("control-plane.yaml");
-    let text = "apiVersion: countersign.dev/v1alpha1\nkind: ControlPlaneBootstrap\nspec:\n  trustDomain: demo.example\n  \
-                stateDir: ./state\n  collateralDir: ./collateral\n  listen: 127.0.0.1:0\n  admin: 127.0.0.1:0\n  \
-                metrics: 127.0.0.1:0\n  readiness: 127.0.0.1:0\n  attester:\n    emulated: { vendor: ./vendor, tdx: {} }\n";
-    std::fs::write(&file, text).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_countersign-control-plane"))
-        .args([OsStr::new("--log-format=json"), OsStr::new("--config"), file.as_os_str()])
-        .env("COUNTERSIGN_LOG", "info")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let started: Vec<String> =
-        lines.by_ref().take_while(|line| !line.contains("renewed our own identity")).collect();
-    let log = started.join("\n");
-    for said in ["bundle.json", "operator.yaml", "listening", "127.0.0.1:"] {
-        assert!(log.contains(said), "{said} is missing in {log}");
-    }
-    assert!(!log.contains("PRIVATE KEY"));
-    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
-    assert!(lines.any(|line| line.contains("stopped")));
-    assert!(child.wait().unwrap().success());
-}
-
-#[test]
-fn a_log_that_is_no_terminal_has_no_colours() {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_countersign-control-plane"));
-    let output = program.args(["--config", "/nowhere.yaml"]).env_remove("NO_COLOR").output().unwrap();
-    let log = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success());
-    assert!(log.contains("ERROR ") && !log.contains('\u{1b}'), "{log}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn explain_names_what_decides() {
-    let world = World::new();
-    let plane = world.start().await;
-    plane.apply(&world.resources()).await;
-    let mut operator = plane.operator().await;
-    let wanted = proto::ExplainRequest {
-        source: "demo/client".into(),
-        destination: "demo/server".into(),
-        port: 8080,
-        request: None,
-    };
-    let answer = operator.explain(wanted).await.unwrap().into_inner();
-    assert!(!answer.allowed);
-    assert!(answer.steps.iter().any(|s| s.title == "authorization" && !s.ok), "{answer:?}");
-    let wanted = proto::ExplainRequest {
-        source: "no one".into(),
-        destination: "demo/server".into(),
-        port: 1,
-        request: None,
-    };
-    assert_eq!(reason(&operator.explain(wanted).await.unwrap_err()), Reason::BadRequest);
-    plane.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn files_ports_and_evidence_are_as_promised() {
     let world = World::new();
     let plane = world.start().await;
@@ -569,50 +475,6 @@ async fn the_operators_context_names_the_policy_by_which_we_are_judged() {
         text.contains(&world.vendor.intel_root().to_string()) && text.contains(&"d0".repeat(48)),
         "{text}"
     );
-    plane.stop().await;
-}
-
-/// How many convergences are counted.
-async fn convergences(plane: &Plane) -> u64 {
-    let metrics = plane.http(plane.addresses.metrics, "GET /metrics").await;
-    let count = metrics.lines().find_map(|line| line.strip_prefix("mesh_cp_convergence_seconds_count "));
-    count.unwrap().parse().unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn convergence_counts_once_for_each_proxy_and_generation() {
-    let world = World::new();
-    let plane = world.start().await;
-    plane.apply(&world.resources()).await;
-    let identity = plane.enrol(&*guest(&world), "demo/client").await.unwrap();
-    let mut sidecar = proxy(&plane, &identity, None).await;
-    let first = sidecar.next().await.unwrap();
-    sidecar.ack(&[]).await;
-    // It says so again whenever something else of it changes.
-    for hops in 0..5 {
-        sidecar.in_use_with(first.generation(), hops).await;
-    }
-    let second = plane.apply(&reference_values("d0").replace("guest", "guest, reviewed")).await;
-    // What it said before was heard before it answers this.
-    sidecar.next().await.unwrap();
-    sidecar.ack(&[]).await;
-    plane.apply(&reference_values("d0")).await;
-    sidecar.next().await.unwrap();
-    assert_eq!(convergences(&plane).await, 1);
-
-    // It skipped the second and uses the third; then it comes back and says the same.
-    sidecar.ack(&[]).await;
-    let third = sidecar.subscription.current().unwrap().clone();
-    assert!(third.generation() > second);
-    sidecar.in_use(third.generation()).await;
-    drop(sidecar);
-    let mut sidecar = proxy(&plane, &identity, Some(third.clone())).await;
-    sidecar.next().await.unwrap();
-    sidecar.ack(&[]).await;
-    sidecar.in_use(third.generation()).await;
-    plane.apply(&reference_values("d0").replace("guest", "guest, twice")).await;
-    sidecar.next().await.unwrap();
-    assert_eq!(convergences(&plane).await, 2);
     plane.stop().await;
 }
 

@@ -52,7 +52,8 @@ struct Arguments {
     #[arg(long, value_name = "GID")]
     measuring_gid: Vec<u32>,
     /// Where the log of runtime events is kept for as long as the machine runs.
-    #[arg(long, value_name = "DIR", default_value = "/run/countersign/events")]
+    /// An emulated machine keeps its log in memory.
+    #[arg(long, value_name = "DIR", default_value = "/run/countersign/events", conflicts_with = "emulated")]
     events: PathBuf,
     /// Quote for an emulated machine of the vendor in this directory, for tests.
     #[arg(long, value_name = "DIR")]

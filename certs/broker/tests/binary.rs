@@ -117,6 +117,15 @@ fn the_log_for_people_is_plain_where_no_terminal_is_and_warns_of_nobody_without_
     assert!(!line.contains("Access") && !line.contains("allow_gid"), "{line}");
 }
 
+#[test]
+fn what_an_emulated_machine_cannot_heed_is_refused() {
+    let mut command = Command::new(PROGRAM);
+    command.args(["--socket", "/nowhere", "--emulated", "/nowhere", "--events", "/nowhere"]);
+    let output = command.output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && told.contains("--events") && told.contains("--emulated"), "{told}");
+}
+
 fn context() -> Vec<u8> {
     KeyContext { spki_sha256: [3; 32], challenge: (&[7; 32]).into(), id: None }.encode()
 }

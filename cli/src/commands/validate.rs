@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use countersign_config::problem::Severity;
-use countersign_config::resource::check_set;
+use countersign_config::resource::{check_part, check_set};
 use serde_json::json;
 
 use crate::appraisal::{Documents, read_documents};
@@ -16,14 +16,19 @@ use crate::output::{Format, GOOD, Output, paint, snippet};
   countersign validate -f policy.yaml
   countersign validate -f policies/ -f reference-values.yaml
   countersign validate -f proxy.yaml
+  countersign validate -f policies/ --strict
   countersign validate -f policy.yaml -o json
 
-Resources are checked together; bootstrap files (ProxyBootstrap, ControlPlaneBootstrap)
+Resources are checked together. What they refer to and is not among them may be on the
+control plane, and is a warning; with --strict an error. Bootstrap files (ProxyBootstrap, ControlPlaneBootstrap)
 each for itself, without the files that they name.")]
 pub(crate) struct Args {
     /// A file, a directory of .yaml files, or `-` (may be repeated)
     #[arg(short, long = "file", value_name = "PATH", required = true)]
     file: Vec<PathBuf>,
+    /// These files are all there is: what they refer to and do not hold is an error
+    #[arg(long)]
+    strict: bool,
     /// The form of the answer
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -32,7 +37,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
     let (count, bootstraps, sources, problems) = match read_documents(&args.file) {
         Ok(Documents { resources, bootstraps, places, sources }) => {
-            let problems: Vec<_> = check_set(&resources).into_iter().map(|p| places.place(p)).collect();
+            let found = if args.strict { check_set(&resources) } else { check_part(&resources) };
+            let problems: Vec<_> = found.into_iter().map(|p| places.place(p)).collect();
             (resources.len(), bootstraps, sources, problems)
         }
         Err(Failure::Problems(problems, sources)) if args.output == Format::Json => {

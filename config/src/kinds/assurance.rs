@@ -52,14 +52,17 @@ impl From<Level> for policy::Level {
 pub struct Continuous {
     /// How long after a proof the next one is asked for, a fifth more or less:
     /// from 30s to 15m. More often when `maxEvidenceAge` needs it.
+    #[schemars(extend("x-countersign-duration" = ["30s", "15m"]))]
     pub interval: Duration,
     /// How long the answer may take, from 1s to 1m.
+    #[schemars(extend("x-countersign-duration" = ["1s", "1m"]))]
     pub timeout: Duration,
     /// What happens to a hop that did not prove itself in time, or that nobody
     /// can judge for want of collateral. One that proved to be something else is
     /// always cut.
     pub on_failure: OnFailure,
     /// How long a hop that drains may take to finish, from 0s to 2m.
+    #[schemars(extend("x-countersign-duration" = ["0s", "2m"]))]
     pub drain_grace: Duration,
 }
 

@@ -5,9 +5,11 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value as Json};
 
 use crate::document::{Node, Path, Position, Value};
-use crate::kinds::scalar::{format_check, quoted};
+use crate::kinds::scalar::{Duration, format_check, quoted};
 use crate::problem::Problem;
 
+/// The keyword of a schema for the least and the most of a duration.
+const DURATION_BOUNDS: &str = "x-countersign-duration";
 /// More problems than this help nobody.
 pub(crate) const MAX_PROBLEMS: usize = 100;
 
@@ -34,6 +36,19 @@ pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&
         .filter(|(score, _)| *score >= 0.5)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, k)| k)
+}
+
+/// How alike a word must be to one of a few that are listed anyhow.
+const ALIKE: f64 = 0.6;
+
+/// The one of `literals` that was meant, if it is clear which: they are listed
+/// beside the hint, and `L9` is as near to `L0` as to `L3`.
+fn meant<'a>(word: &str, literals: &[&'a str]) -> Option<&'a str> {
+    let near = nearest(word, literals.iter().copied())?;
+    let score =
+        |k: &str| strsim::normalized_damerau_levenshtein(&word.to_ascii_lowercase(), &k.to_ascii_lowercase());
+    let alone = literals.iter().filter(|k| score(k) >= score(near)).count() == 1;
+    (alone && score(near) >= ALIKE).then_some(near)
 }
 
 /// "did you mean", or what there is.
@@ -67,6 +82,9 @@ impl<'a> Checker<'a> {
     }
 
     fn node(&mut self, node: &Node, schema: &'a Json, path: &Path) {
+        if let Some(message) = node.as_str().and_then(|text| outside(text, schema)) {
+            return self.report(node.at, path, message, None);
+        }
         let schema = self.resolve(schema);
         if schema.get("x-countersign-unsupported").is_some() {
             let message = "is a field of the Gateway API that is not supported: remove it";
@@ -200,7 +218,7 @@ impl<'a> Checker<'a> {
         match node.as_str() {
             Some(text) if known.contains(&text) => {}
             Some(text) => {
-                let hint = nearest(text, known.iter().copied()).map(|k| format!("did you mean `{k}`?"));
+                let hint = meant(text, known).map(|k| format!("did you mean `{k}`?"));
                 let message = format!("is {}, accepted: {}", quoted(text), known.join(", "));
                 self.report(node.at, path, message, hint);
             }
@@ -274,7 +292,7 @@ impl<'a> Checker<'a> {
         for other in others {
             accepted = format!("{accepted}, or {other}");
         }
-        let hint = nearest(text, literals.iter().copied()).map(|k| format!("did you mean `{k}`?"));
+        let hint = meant(text, literals).map(|k| format!("did you mean `{k}`?"));
         self.report(node.at, path, format!("is {}, accepted: {accepted}", quoted(text)), hint);
     }
 
@@ -299,6 +317,16 @@ impl<'a> Checker<'a> {
         };
         self.report(node.at, path, format!("is {}, accepted: {accepted}", describe(node)), hint);
     }
+}
+
+/// What is wrong with a duration that has the bounds of its field: a list of the
+/// least and the most, beside the reference to the type.
+fn outside(text: &str, schema: &Json) -> Option<String> {
+    let bounds = schema.get(DURATION_BOUNDS)?.as_array()?;
+    let [least, most] = bounds.as_slice() else { return None };
+    let read = |value: &Json| Duration::parse(value.as_str()?).ok();
+    let (least, most, given) = (read(least)?, read(most)?, Duration::parse(text).ok()?);
+    (!(least.0..=most.0).contains(&given.0)).then(|| format!("{given} is outside {least} to {most}"))
 }
 
 /// The number of digits in the pattern of a digest, how the emulated machines write it.

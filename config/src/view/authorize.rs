@@ -7,6 +7,8 @@
 mod rule;
 mod told;
 
+use std::collections::BTreeSet;
+
 use countersign_evidence::Verdict;
 use countersign_evidence::claims::Tee;
 use countersign_ratls::SpiffeId;
@@ -57,6 +59,12 @@ pub(super) struct Call<'a> {
 impl CallPolicy {
     pub(super) fn new(key: Key, spec: &AuthorizationPolicySpec) -> Self {
         Self { key, selector: spec.selector.clone(), action: spec.action, rules: spec.rules.clone() }
+    }
+
+    /// The ports that its rules name.
+    fn ports(&self) -> impl Iterator<Item = u16> {
+        let operations = self.rules.iter().flat_map(|rule| rule.to.iter().flatten());
+        operations.flat_map(|o| o.ports.iter().chain(&o.not_ports).flatten().copied())
     }
 
     /// The index of the first rule that decides.
@@ -128,6 +136,35 @@ impl View {
                 .collect()
         });
         selecting.iter().filter_map(|index| self.call_policies.get(*index))
+    }
+
+    /// Decides about every port at once, for whoever has none in mind: it is allowed
+    /// when some port is. `asking` decides about one; 0 stands for those that no rule names.
+    pub(super) fn decide_anywhere(&self, me: &SpiffeId, asking: impl Fn(u16) -> Decision) -> Decision {
+        let calls = self.identities.get(me).map(|identity| self.calls_of(identity));
+        let named: BTreeSet<u16> = calls.into_iter().flatten().flat_map(CallPolicy::ports).collect();
+        let rest = asking(0);
+        let differing = named.into_iter().map(|port| (port, asking(port)));
+        let differing: Vec<_> = differing
+            .filter(|(_, decision)| (decision.allowed, &decision.rule) != (rest.allowed, &rest.rule))
+            .collect();
+        if !rest.allowed && differing.iter().all(|(_, decision)| !decision.allowed) {
+            return rest;
+        }
+        let told = |allowed: bool| {
+            let of = differing.iter().filter(move |(_, decision)| decision.allowed == allowed);
+            of.map(|(port, decision)| format!("port {port}: {}", decision.rule))
+        };
+        let mut rules: Vec<String> = told(true).collect();
+        match (rest.allowed, rules.is_empty()) {
+            (true, true) if differing.is_empty() => rules.push(rest.rule),
+            (true, _) => rules.push(format!("other ports: {}", rest.rule)),
+            (false, _) => rules.push("no other port is allowed".to_owned()),
+        }
+        if rest.allowed {
+            rules.extend(told(false).map(|rule| format!("denied for {rule}")));
+        }
+        Decision { allowed: true, rule: rules.join("; "), audited: rest.audited }
     }
 
     pub(super) fn decide(&self, call: &Call<'_>) -> Decision {

@@ -20,7 +20,7 @@ pub struct Explanation {
     pub source: String,
     /// Who is called.
     pub destination: String,
-    /// The port of the destination.
+    /// The port of the destination; 0 when nobody has one in mind.
     pub port: u16,
     /// What the destination's side demands of the source, at its inbound listener.
     pub source_must_prove: Demands,
@@ -76,7 +76,7 @@ pub struct Known {
 
 impl View {
     /// Explains calls of `destination` by `source`. Needs no peer: without
-    /// claims it says what would have to be proved.
+    /// claims it says what would have to be proved. Port 0 stands for every port.
     #[must_use]
     pub fn explain(
         &self,
@@ -113,16 +113,19 @@ impl View {
             assumptions.push("the evidence counts as fresh".to_owned());
         }
         let asking = |asked| {
-            self.decide(&Call {
-                view: self,
-                me: destination,
-                peer: Some(source),
-                namespace: self.namespace_of(source),
-                tee,
-                verdicts: None,
-                port,
-                asked,
-            })
+            let at = |port| {
+                self.decide(&Call {
+                    view: self,
+                    me: destination,
+                    peer: Some(source),
+                    namespace: self.namespace_of(source),
+                    tee,
+                    verdicts: None,
+                    port,
+                    asked,
+                })
+            };
+            if port == 0 { self.decide_anywhere(destination, at) } else { at(port) }
         };
         let authorization = match request {
             Some(request) => asking(Asked::Request(request)),

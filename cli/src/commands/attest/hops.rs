@@ -76,9 +76,12 @@ impl Hop {
             emulated: peer.get("emulated").and_then(Value::as_bool).unwrap_or(false),
             platform: text("/session/platform"),
             policies: if session {
-                policies("/session/policies").filter_map(Value::as_str).map(str::to_owned).collect()
+                // Without the generation, as the control plane passes them on.
+                let name = |text: &str| text.split(' ').next().unwrap_or(text).to_owned();
+                policies("/session/policies").filter_map(Value::as_str).map(name).collect()
             } else {
-                policies("/verdicts").filter_map(|verdict| policy(verdict.get("policy")?)).collect()
+                let enforced = |verdict: &&Value| verdict.get("mode").is_none_or(|mode| mode == "Enforce");
+                policies("/verdicts").filter(enforced).filter_map(|v| policy(v.get("policy")?)).collect()
             },
             state: match (session, draining) {
                 (_, true) => "draining".to_owned(),
@@ -133,7 +136,7 @@ impl Hop {
             seconds(self.age),
             seconds(self.next),
             if self.emulated { format!("{} EMULATED", self.tee) } else { self.tee.clone() },
-            self.policies.iter().map(|p| p.split(' ').next().unwrap_or(p)).collect::<Vec<_>>().join(", "),
+            self.policies.join(", "),
             self.shown_state(),
         ]
     }
@@ -227,7 +230,10 @@ mod tests {
             },
             {
                 "hop": 3, "direction": "outbound", "identity": "spiffe://prod.example/old", "tee": "tdx",
-                "session": null, "verdicts": [{ "policy": { "namespace": "payments", "name": "old" } }],
+                "session": null, "verdicts": [
+                    { "policy": { "namespace": "payments", "name": "old" }, "mode": "Enforce" },
+                    { "policy": { "namespace": "payments", "name": "stricter" }, "mode": "Audit" },
+                ],
             },
             { "hop": 4, "direction": "inbound", "identity": "unknown" },
         ] })
@@ -273,6 +279,9 @@ mod tests {
         assert_eq!((rows[3][3].as_str(), rows[3][4].as_str()), ("L0", "-"));
         let document = hops[0].document();
         assert_eq!((&document["platform"], &document["reason"]), (&"ppid:00ff".into(), &Value::Null));
+        // Whoever tells of it, a document says the same.
+        let told = proto::HopAttestation { policies: vec!["payments/peers".into()], ..Default::default() };
+        assert_eq!(document["policies"], Hop::told("p", &told).document()["policies"]);
     }
 
     #[test]

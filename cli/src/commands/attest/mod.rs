@@ -47,8 +47,20 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Show every hop: level, round, age of the proof, next challenge, TEE, policy, state
+    #[command(after_help = "Examples:
+  countersign attest watch
+  countersign attest watch --proxy ledger-0 --proxy audit-0
+  countersign attest watch --once -o json
+  countersign attest watch --admin 127.0.0.1:15000")]
     Watch(Watch),
     /// Have the peers of a proxy prove themselves to it now, and show what came of it
+    #[command(after_help = "Examples:
+  countersign attest now payments/ledger
+  countersign attest now ledger-0 --peer spiffe://prod.example/ns/payments/sa/audit
+  countersign attest now --admin 127.0.0.1:15000
+
+Name the proxy, or with --admin the admin port of one on this host; `countersign status`
+shows the names.")]
     Now(Now),
 }
 

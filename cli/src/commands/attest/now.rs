@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, clap::Args)]
 pub(super) struct Now {
     /// The proxy whose peers prove themselves, by its name, its workload (namespace/name) or its SPIFFE ID
-    #[arg(value_name = "PROXY", required_unless_present = "admin")]
+    #[arg(value_name = "PROXY")]
     target: Option<String>,
     /// Ask the proxy on this host whose admin port this is, not the control plane
     #[arg(long, value_name = "ADDRESS", conflicts_with = "target")]
@@ -219,7 +219,11 @@ async fn by_admin_port(address: SocketAddr, peer: Option<&str>, deadline: Instan
 }
 
 async fn by_control_plane(now: &Now, deadline: Instant) -> Result<Rounds> {
-    let target = now.target.as_deref().unwrap_or_default();
+    let Some(target) = now.target.as_deref() else {
+        return Err(Failure::input(
+            "whose peers? name a proxy (countersign status shows them), or give --admin ADDRESS for one on this host",
+        ));
+    };
     let context = Context::load(&now.context)?;
     let mut client = Client::connect(&context, TIMEOUT).await?;
     let status = client.status().await?;

@@ -53,11 +53,16 @@ pub(super) fn default_deny(call: &Call<'_>, selecting: &[&CallPolicy]) -> String
         Asked::Request(request) => format!("{} at ", asked(request)),
     };
     format!(
-        "default deny: no rule of {} allows {what}port {}: {}",
+        "default deny: no rule of {} allows {what}{}: {}",
         names.join(", "),
-        call.port,
+        if call.port == 0 { "any port".to_owned() } else { format!("port {}", call.port) },
         wants.join("; ")
     )
+}
+
+/// The port that was asked for, if there was one.
+fn port(call: &Call<'_>) -> String {
+    if call.port == 0 { "any".to_owned() } else { call.port.to_string() }
 }
 
 /// The request, in short.
@@ -72,9 +77,9 @@ fn wanted(rule: &Rule, namespace: &str, call: &Call<'_>) -> String {
     if let Some(to) = rule.to.as_ref().filter(|_| rule::operations(rule, call) < Matched::Yes) {
         let operations: Vec<_> = to.iter().map(operation).collect();
         let asked = match call.asked {
-            Asked::Bytes => format!("{}, where nobody looks for requests", call.port),
-            Asked::Requests => call.port.to_string(),
-            Asked::Request(request) => format!("{} {}", call.port, asked(request)),
+            Asked::Bytes => format!("{}, where nobody looks for requests", port(call)),
+            Asked::Requests => port(call),
+            Asked::Request(request) => format!("{} {}", port(call), asked(request)),
         };
         // A port alone is said in the fewest words.
         let alone = to.iter().all(|o| *o == Operation { ports: o.ports.clone(), ..Operation::default() });
@@ -82,7 +87,7 @@ fn wanted(rule: &Rule, namespace: &str, call: &Call<'_>) -> String {
             true => {
                 let ports: Vec<_> =
                     to.iter().flat_map(|o| o.ports.iter().flatten()).map(u16::to_string).collect();
-                wants.push(format!("allows ports {}, asked: {}", listed(&ports), call.port));
+                wants.push(format!("allows ports {}, asked: {}", listed(&ports), port(call)));
             }
             false => wants.push(format!("allows {}, asked: {asked}", operations.join(" or "))),
         }
