@@ -81,7 +81,10 @@ impl Shared {
                 since: since(&destination_proxy),
             },
         ];
-        steps.extend(sides.iter().filter_map(|side| session::proof(side, &view, &told, now.as_secs())));
+        // What the certificate shows already need not be said twice.
+        let refused: Vec<String> = steps.iter().filter(|step| !step.ok).map(|s| s.json.clone()).collect();
+        let proofs = sides.iter().filter_map(|side| session::proof(side, &view, &told, now.as_secs()));
+        steps.extend(proofs.filter(|step| step.ok || !refused.contains(&step.json)));
         steps.extend(destination_proxy.as_ref().and_then(|(proxy, _)| offered(proxy, port)));
         let claims =
             |found: &Option<Found>| found.as_ref().and_then(|(_, admission)| admission.claims.clone());

@@ -205,8 +205,12 @@ async fn explain_does_not_count_a_policy_that_would_refuse_among_those_that_admi
                  anyOf: [{ tdx: { measurements: Any } }]\n";
     plane.apply(&(world.resources() + audit)).await;
     let _client = sidecar(&world, &plane, "demo/client").await;
-    let wanted =
-        proto::ExplainRequest { source: "demo/client".into(), destination: "demo/server".into(), port: 8080, request: None };
+    let wanted = proto::ExplainRequest {
+        source: "demo/client".into(),
+        destination: "demo/server".into(),
+        port: 8080,
+        request: None,
+    };
     let answer = plane.operator().await.explain(wanted).await.unwrap().into_inner();
     let step = answer.steps.iter().find(|s| s.title == "source proves itself to destination").unwrap();
     let (admitted, audited) = step.text.split_once('\n').unwrap();
@@ -222,13 +226,21 @@ async fn explain_names_what_decides() {
     let plane = world.start().await;
     plane.apply(&world.resources()).await;
     let mut operator = plane.operator().await;
-    let wanted =
-        proto::ExplainRequest { source: "demo/client".into(), destination: "demo/server".into(), port: 8080, request: None };
+    let wanted = proto::ExplainRequest {
+        source: "demo/client".into(),
+        destination: "demo/server".into(),
+        port: 8080,
+        request: None,
+    };
     let answer = operator.explain(wanted).await.unwrap().into_inner();
     assert!(!answer.allowed);
     assert!(answer.steps.iter().any(|s| s.title == "authorization" && !s.ok), "{answer:?}");
-    let wanted =
-        proto::ExplainRequest { source: "no one".into(), destination: "demo/server".into(), port: 1, request: None };
+    let wanted = proto::ExplainRequest {
+        source: "no one".into(),
+        destination: "demo/server".into(),
+        port: 1,
+        request: None,
+    };
     let refused = operator.explain(wanted).await.unwrap_err();
     assert_eq!(countersign_wire::refusal::reason(&refused), Some(Reason::BadRequest));
     plane.stop().await;

@@ -10,6 +10,9 @@ use crate::failure::{Outcome, Result};
 use crate::input::{distance, rfc3339};
 use crate::output::{BAD, DIM, Format, GOOD, HEADING, NAME, NOTE, Output, clean, paint};
 
+/// For how long a refusal is shown without having been asked for, seconds.
+const RECENT: u64 = 3600;
+
 /// Show the control plane and every proxy
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -22,7 +25,7 @@ nacked (it rejected something: the reasons follow), ahead (it has seen a newer
 generation than the control plane has: a backup was restored), or refused (it is not
 admitted any more: the reason follows).")]
 pub(crate) struct Args {
-    /// Also what the control plane itself proved
+    /// Also what the control plane itself proved, and refusals of long ago
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
@@ -85,13 +88,13 @@ pub(crate) fn run(args: &Args, out: &mut Output) -> Result {
     let rows = status.proxies.iter().map(|proxy| row(proxy, &status)).collect();
     out.table(&["PROXY", "WORKLOAD", "STATE", "GENERATION", "TEE", "HOPS", "SVID EXPIRES"], rows);
     for proxy in &status.proxies {
-        remarks(proxy, &status).iter().for_each(|line| out.fitted(line, args.verbose));
+        remarks(proxy, &status, args.verbose).iter().for_each(|line| out.fitted(line, args.verbose));
     }
     Ok(Outcome::Pass)
 }
 
 /// What is to be done about a proxy, below the table.
-fn remarks(proxy: &proto::ProxyStatus, status: &proto::StatusResponse) -> Vec<String> {
+fn remarks(proxy: &proto::ProxyStatus, status: &proto::StatusResponse, verbose: bool) -> Vec<String> {
     let generation = status.generation;
     let mut remarks: Vec<String> = proxy
         .rejected
@@ -126,7 +129,9 @@ fn remarks(proxy: &proto::ProxyStatus, status: &proto::StatusResponse) -> Vec<St
         ));
         remarks.push(format!("  curl -X POST 'http://127.0.0.1:15010/raise_generation?above={seen}'"));
     }
-    remarks.extend(proxy.last_refusal.as_ref().and_then(|refusal| last(proxy, refusal, status.now)));
+    let recent = |refusal: &&proto::Refusal| verbose || status.now.saturating_sub(refusal.last) <= RECENT;
+    let refusal = proxy.last_refusal.as_ref().filter(recent);
+    remarks.extend(refusal.and_then(|refusal| last(proxy, refusal, status.now)));
     remarks
 }
 
@@ -227,7 +232,10 @@ mod tests {
         };
         let cells = row(&proxy, &status);
         assert_eq!((cells[2].as_str(), cells[3].as_str()), ("refused (58 s ago)", "15 of 16"));
-        assert_eq!(plain(&remarks(&proxy, &status)), "refused ledger-0: measurement-mismatch: mrTd is 11");
+        assert_eq!(
+            plain(&remarks(&proxy, &status, false)),
+            "refused ledger-0: measurement-mismatch: mrTd is 11"
+        );
 
         let ahead = proto::ProxyStatus {
             connected: true,
@@ -239,7 +247,7 @@ mod tests {
             ..proxy
         };
         assert_eq!(row(&ahead, &status)[3], "17, here 16");
-        let told = plain(&remarks(&ahead, &status));
+        let told = plain(&remarks(&ahead, &status, false));
         assert!(told.ends_with("curl -X POST 'http://127.0.0.1:15010/raise_generation?above=17'"), "{told}");
 
         let denial = Finding::new(Reason::EventNotAdmitted, "event[1]", "no event", "'exec'").into();
@@ -253,9 +261,11 @@ mod tests {
             ..Default::default()
         };
         let quiet = proto::ProxyStatus { generation_seen: 0, last_refusal: Some(refusal), ..ahead };
-        let told = plain(&remarks(&quiet, &status));
+        let told = plain(&remarks(&quiet, &status, false));
         let begins = "last refusal 12 s ago by ledger-0: it refused spiffe://prod.example/audit (inbound, gate), \
                       14 times: event-not-admitted: event[1] is 'exec'";
         assert!(told.starts_with(begins), "{told}");
+        let later = proto::StatusResponse { now: 90_000, ..status };
+        assert!(remarks(&quiet, &later, false).is_empty() && remarks(&quiet, &later, true).len() == 1);
     }
 }

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
+use super::refusal::LastRefusal;
 use super::store::Store;
 use crate::context::Context;
 use crate::heard::{Heard, Listening};
@@ -23,8 +24,6 @@ use crate::verdict::Witness;
 
 /// Verdicts about control planes that are kept.
 const VERDICTS: usize = 64;
-/// For how long after a refusal an end without a word is taken for the same, seconds.
-const STILL_REFUSED: u64 = 60;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// How to reach the control plane, and who judges it.
@@ -35,8 +34,8 @@ pub(crate) struct Control {
     view: Arc<ArcSwap<View>>,
     judge: Arc<dyn Judge>,
     expected: IdPattern,
-    /// With what the control plane refused us last, and when.
-    refusal: Mutex<Option<(Finding, u64)>>,
+    /// With what the control plane refused us last.
+    refusal: Mutex<LastRefusal>,
 }
 
 /// What the control plane is verified by.
@@ -89,7 +88,7 @@ impl Control {
         let view = Arc::new(ArcSwap::from_pointee(first));
         let guard: Arc<dyn Judge> = Arc::new(Guard::new(me.clone(), Arc::clone(&view), VERDICTS));
         let judge = Arc::new(Witness::new(guard, me, Arc::clone(&ctx.refused)));
-        Ok(Self { reference, known: Mutex::new(known), view, judge, expected, refusal: Mutex::new(None) })
+        Ok(Self { reference, known: Mutex::new(known), view, judge, expected, refusal: Mutex::default() })
     }
 
     /// A snapshot brought another bundle or newer collateral. The policy stays
@@ -204,28 +203,15 @@ impl Control {
         Ok(Connected { channel, until, heard })
     }
 
-    /// Why a connection ended on which the control plane had proved itself: what it
-    /// said, and if nothing could be heard of it this time, what it said the last
-    /// time. A log that names another consequence with each attempt names no cause.
+    /// Why a connection ended on which the control plane had proved itself.
     pub(crate) fn why(&self, heard: &Heard, otherwise: Denial, ctx: &Context) -> Denial {
-        let now = ctx.clock.seconds();
         let mut last = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(refusal) = heard.refusal() {
-            *last = Some((refusal.clone(), now));
-            return refusal.clone().into();
-        }
-        let consequence = matches!(otherwise.reason, Reason::ConnectFailed | Reason::TlsFailure);
-        match &*last {
-            Some((refusal, at)) if consequence && now <= at.saturating_add(STILL_REFUSED) => {
-                refusal.clone().into()
-            }
-            _ => otherwise,
-        }
+        last.ended(heard.refusal(), otherwise, ctx.clock.seconds())
     }
 
     /// The control plane has answered: it does not refuse us.
     pub(crate) fn answered(&self) {
-        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).forget();
     }
 
     fn failed(&self, what: &str) -> Denial {

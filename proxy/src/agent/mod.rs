@@ -8,6 +8,7 @@
 mod compile;
 mod control;
 mod identity;
+mod refusal;
 mod report;
 mod store;
 mod subscription;

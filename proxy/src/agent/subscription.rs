@@ -165,15 +165,15 @@ impl SubscriptionAgent {
             .map_err(|status| self.control.why(&heard, self.refused(&status), &self.ctx))?
             .into_inner();
         self.reported = None;
-        self.control.answered();
         self.ctx.metrics.synced.set(1);
         let ended = self.stream(&mut incoming, &outgoing, until).await;
-        match ended {
+        let ended = match ended {
             Err(denial) if denial.reason == Reason::ConnectFailed => {
                 Err(self.last_word(&mut incoming, denial).await)
             }
             other => other,
-        }
+        };
+        ended.map_err(|denial| self.control.why(&heard, denial, &self.ctx))
     }
 
     /// Why the stream ended, if the control plane has said so: what we could not
@@ -241,6 +241,7 @@ impl SubscriptionAgent {
             let event = self.subscription.feed(message);
             if let Ok(Some(Event::Snapshot(_) | Event::Current(_))) = &event {
                 self.ctx.readiness.have(Need::Admission);
+                self.control.answered();
             }
             match event {
                 Ok(None) => {}

@@ -1,6 +1,6 @@
 //! How hops and streams are cut: a switch that is thrown once, with a cause.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::session::WireReason;
@@ -67,17 +67,20 @@ pub fn draining() -> Denial {
 #[derive(Debug)]
 pub struct Cut {
     token: CancellationToken,
-    cause: OnceLock<Cause>,
+    cause: Arc<OnceLock<Cause>>,
+    /// That of the switch with which this one is thrown.
+    above: Option<Arc<OnceLock<Cause>>>,
 }
 
 impl Cut {
     pub(super) fn new() -> Self {
-        Self { token: CancellationToken::new(), cause: OnceLock::new() }
+        Self { token: CancellationToken::new(), cause: Arc::default(), above: None }
     }
 
     /// A switch that is thrown with this one, and can be thrown alone.
     pub(super) fn child(&self) -> Self {
-        Self { token: self.token.child_token(), cause: OnceLock::new() }
+        let above = Some(Arc::clone(&self.cause));
+        Self { token: self.token.child_token(), cause: Arc::default(), above }
     }
 
     /// Resolves when it is thrown.
@@ -94,7 +97,7 @@ impl Cut {
     /// Why, once it is thrown.
     #[must_use]
     pub fn cause(&self) -> Option<&Cause> {
-        self.cause.get()
+        self.cause.get().or_else(|| self.above.as_ref()?.get())
     }
 
     /// Whether this call was the one that threw it.
@@ -102,5 +105,28 @@ impl Cut {
         let first = self.cause.set(cause).is_ok();
         self.token.cancel();
         first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_ends_with_its_hop_knows_at_once_why() {
+        let hop = Cut::new();
+        let (stream, alone) = (hop.child(), hop.child());
+        let authorization = Finding::new(Reason::AuthorizationDenied, "port 1", "a", "b");
+        assert!(alone.throw(Cause::Authorization(authorization.into())));
+        let verdict = Finding::new(Reason::MeasurementMismatch, "mrTd", "a", "b");
+        assert!(hop.throw(Cause::Verdict(verdict.into())));
+        // Before anybody goes from stream to stream: whoever waits is awake by now.
+        stream.cancelled().await;
+        assert_eq!(stream.cause().unwrap().denial().reason, Reason::MeasurementMismatch);
+        assert_eq!(
+            alone.cause().unwrap().denial().reason,
+            Reason::AuthorizationDenied,
+            "its own comes first"
+        );
     }
 }
