@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::balance::{self, Standing};
 use crate::context::Context;
+use crate::http::RetryBudget;
 use crate::pool::{Destination, Keeper, Pool};
 
 /// After a failure, for how long others are preferred, at first and at most.
@@ -33,6 +34,7 @@ pub(crate) struct Pools {
     keepers: mpsc::Sender<Keeper>,
     random: RandomState,
     draws: AtomicU64,
+    retries: RetryBudget,
 }
 
 /// A destination with a pool.
@@ -65,6 +67,7 @@ impl Pools {
             keepers,
             random: RandomState::new(),
             draws: AtomicU64::new(0),
+            retries: RetryBudget::default(),
         });
         let nursery = Nursery { pools: Arc::downgrade(&pools), new, ctx };
         (pools, nursery)
@@ -101,9 +104,17 @@ impl Pools {
         let weight = |i: usize| if tried.contains(&i) { 0 } else { endpoints.get(i).map_or(0, |e| e.weight) };
         let now = Instant::now();
         let standing = |i: usize| endpoints.get(i).map_or_else(Standing::default, |e| self.standing(e, now));
-        // Unpredictable, and no system call.
-        let random = || self.random.hash_one(self.draws.fetch_add(1, Ordering::Relaxed));
-        balance::choose(endpoints.len(), weight, standing, random)
+        balance::choose(endpoints.len(), weight, standing, || self.draw())
+    }
+
+    /// A number that nobody can predict, without a system call.
+    pub(crate) fn draw(&self) -> u64 {
+        self.random.hash_one(self.draws.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// How many requests may be made again.
+    pub(crate) const fn retries(&self) -> &RetryBudget {
+        &self.retries
     }
 
     fn standing(&self, endpoint: &Endpoint, now: Instant) -> Standing {

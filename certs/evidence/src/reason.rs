@@ -217,6 +217,10 @@ reasons! {
     BadRequest, "bad-request", "BAD_REQUEST", 400, HANDSHAKE_FAILURE, Peer, false, "see the message; the request breaks the protocol";
     /// A request is larger than a limit of the proxy in front of its workload.
     RequestTooLarge, "request-too-large", "BAD_REQUEST", 413, HANDSHAKE_FAILURE, Peer, false, "send less, or raise limits.http in the bootstrap file of the destination's proxy";
+    /// A request to a Service with routes that none of them matches.
+    NoRoute, "no-route", "NO_ROUTE", 404, INTERNAL_ERROR, Peer, false, "correct the request, or add a match for it to a route of the Service";
+    /// A route leads to no Service that exists, or to none with a weight.
+    NoBackend, "no-backend", "NO_ROUTE", 500, INTERNAL_ERROR, Ourselves, false, "correct backendRefs of the route, or apply the Service that it names";
     /// The workload or the peer could not be reached.
     ConnectFailed, "connect-failed", "CONNECT", 503, INTERNAL_ERROR, Upstream, true, "check that the destination runs and that the network lets us through";
     /// We are shutting down.

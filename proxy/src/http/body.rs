@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use countersign_net::Abort;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::headers;
@@ -44,7 +45,8 @@ impl Progress {
 /// The body of a request: of bounded length, and without fields that are ours behind it.
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    inner: Incoming,
+    /// None when there is nothing.
+    inner: Option<Incoming>,
     left: u64,
     count: Arc<AtomicU64>,
     progress: Arc<Progress>,
@@ -52,8 +54,16 @@ pub(super) struct RequestBody {
 
 impl RequestBody {
     pub(super) fn new(inner: Incoming, limit: Option<u64>, count: Arc<AtomicU64>) -> Self {
+        let inner = Some(inner).filter(|inner| !inner.is_end_stream());
         let body = Self { inner, left: limit.unwrap_or(u64::MAX), count, progress: Arc::default() };
-        body.progress.complete.store(body.inner.is_end_stream(), Ordering::Release);
+        body.progress.complete.store(body.inner.is_none(), Ordering::Release);
+        body
+    }
+
+    /// Nothing, as often as it is asked for.
+    pub(super) fn nothing() -> Self {
+        let body = Self { inner: None, left: 0, count: Arc::default(), progress: Arc::default() };
+        body.progress.complete.store(true, Ordering::Release);
         body
     }
 
@@ -71,7 +81,9 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let me = &mut *self;
-        let frame = ready!(Pin::new(&mut me.inner).poll_frame(cx)).transpose()?;
+        let Some(inner) = &mut me.inner else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *inner).poll_frame(cx)).transpose()?;
+        let ended = inner.is_end_stream();
         let Some(mut frame) = frame else {
             me.progress.complete.store(true, Ordering::Release);
             return Poll::Ready(None);
@@ -88,18 +100,18 @@ impl Body for RequestBody {
         if let Some(trailers) = frame.trailers_mut() {
             headers::strip_ours(trailers);
         }
-        if me.inner.is_end_stream() || frame.is_trailers() {
+        if ended || frame.is_trailers() {
             me.progress.complete.store(true, Ordering::Release);
         }
         Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -120,6 +132,8 @@ pub(super) struct AnswerBody {
     /// The connection to the workload, which is free again afterwards.
     lease: Option<Lease>,
     watch: Option<Watch>,
+    /// Set when it breaks off.
+    abort: Option<Abort>,
 }
 
 /// Whether the request may go on.
@@ -148,19 +162,30 @@ impl Watch {
 
 impl AnswerBody {
     /// What the workload says.
-    pub(super) fn of(inner: Incoming, line: Line, permit: PermittedRequest, lease: Option<Lease>) -> Self {
-        let watch = Watch { permit: Arc::new(permit), cut: None };
-        Self { inner: Some(inner), line: Some(line), lease, watch: Some(watch) }
+    pub(super) fn of(
+        inner: Incoming,
+        line: Line,
+        permit: Option<PermittedRequest>,
+        lease: Option<Lease>,
+    ) -> Self {
+        let watch = permit.map(|permit| Watch { permit: Arc::new(permit), cut: None });
+        Self { inner: Some(inner), line: Some(line), lease, watch, abort: None }
+    }
+
+    /// The same; if it breaks off, the connection ends by a reset.
+    pub(super) fn or_reset(mut self, abort: &Abort) -> Self {
+        self.abort = Some(abort.clone());
+        self
     }
 
     /// Nothing more.
     pub(super) const fn empty(line: Line) -> Self {
-        Self { inner: None, line: Some(line), lease: None, watch: None }
+        Self { inner: None, line: Some(line), lease: None, watch: None, abort: None }
     }
 
     /// Nothing more, of a request that goes on in another protocol.
     pub(super) const fn silent() -> Self {
-        Self { inner: None, line: None, lease: None, watch: None }
+        Self { inner: None, line: None, lease: None, watch: None, abort: None }
     }
 
     fn complete(&mut self) {
@@ -198,7 +223,11 @@ impl Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let me = &mut *self;
-        let frame = ready!(me.poll_inner(cx)).transpose()?;
+        let frame = ready!(me.poll_inner(cx)).transpose().inspect_err(|_| {
+            if let Some(abort) = &me.abort {
+                abort.set();
+            }
+        })?;
         if let (Some(frame), Some(line)) = (&frame, &mut me.line) {
             line.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
             if let Some(trailers) = frame.trailers_ref() {

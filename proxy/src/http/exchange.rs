@@ -52,11 +52,13 @@ pub(super) async fn answer(
         Ok((Answered::Response(response, lease), permit)) => {
             let (head, body) = response.into_parts();
             line.answered(head.status.as_u16(), &head.headers);
-            Response::from_parts(head, AnswerBody::of(body, line, permit, lease))
+            Response::from_parts(head, AnswerBody::of(body, line, Some(permit), lease))
         }
+        Ok((Answered::Short(response), _)) => response.map(|()| AnswerBody::empty(line)),
         Ok((Answered::Upgraded(response, caller, workload), permit)) => {
             line.answered(response.status().as_u16(), response.headers());
-            served.tasks.spawn(upgraded(Arc::clone(&served), caller, workload, line, permit));
+            let tasks = served.tasks.clone();
+            served.tasks.spawn(upgraded(tasks, caller, workload, line, Some((permit, Arc::clone(&served)))));
             response.map(|()| AnswerBody::silent())
         }
         Err(denial) => {
@@ -69,8 +71,10 @@ pub(super) async fn answer(
     })
 }
 
-enum Answered {
+pub(super) enum Answered {
     Response(Response<Incoming>, Option<Lease>),
+    /// Of a proxy itself.
+    Short(Response<()>),
     Upgraded(Response<()>, OnUpgrade, OnUpgrade),
 }
 
@@ -116,11 +120,12 @@ impl Served {
         let body = RequestBody::new(body, limit, Arc::clone(&line.received));
         if over_two {
             let request = Request::from_parts(for_two(head, asked)?, body);
-            return answered(self.upstream.ask_two(request).await?, None, None);
+            let response = self.upstream.ask_two(request).await.map_err(|failed| failed.denial)?;
+            return answered(response, None, None);
         }
         let upgrade = caller.filter(|_| asked.upgrade.is_some());
         let request = Request::from_parts(for_one(head, asked, upgrade.is_some())?, body);
-        let (response, lease) = self.upstream.ask_one(request).await?;
+        let (response, lease) = self.upstream.ask_one(request).await.map_err(|failed| failed.denial)?;
         answered(response, Some(lease), upgrade)
     }
 
@@ -148,7 +153,7 @@ impl Served {
 }
 
 /// A body that says that it is too long need not come.
-fn check_length(head: &Parts, limit: Option<u64>) -> Result<(), Denial> {
+pub(super) fn check_length(head: &Parts, limit: Option<u64>) -> Result<(), Denial> {
     let length =
         head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     match (length, limit) {
@@ -161,7 +166,7 @@ fn check_length(head: &Parts, limit: Option<u64>) -> Result<(), Denial> {
 }
 
 /// The head of a request as HTTP/1.1 has it.
-fn for_one(mut head: Parts, asked: &Asked, upgrades: bool) -> Result<Parts, Denial> {
+pub(super) fn for_one(mut head: Parts, asked: &Asked, upgrades: bool) -> Result<Parts, Denial> {
     head.version = Version::HTTP_11;
     head.uri = Uri::from(asked.target.clone());
     let host = HeaderValue::try_from(&asked.host).map_err(|_| malformed("host"))?;
@@ -174,7 +179,7 @@ fn for_one(mut head: Parts, asked: &Asked, upgrades: bool) -> Result<Parts, Deni
 }
 
 /// The head of a request as HTTP/2 has it.
-fn for_two(mut head: Parts, asked: &Asked) -> Result<Parts, Denial> {
+pub(super) fn for_two(mut head: Parts, asked: &Asked) -> Result<Parts, Denial> {
     head.version = Version::HTTP_2;
     head.headers.remove(HOST);
     let mut uri = http::uri::Parts::default();
@@ -192,7 +197,7 @@ fn malformed(field: &str) -> Denial {
 }
 
 /// The workload's answer, as the caller gets it.
-fn answered(
+pub(super) fn answered(
     mut response: Response<Incoming>,
     lease: Option<Lease>,
     caller: Option<OnUpgrade>,
@@ -217,24 +222,25 @@ fn answered(
 }
 
 /// Bytes of another protocol, both ways, until both sides have ended it.
-async fn upgraded(
-    served: Arc<Served>,
+pub(super) async fn upgraded(
+    tasks: Tasks,
     caller: OnUpgrade,
     workload: OnUpgrade,
     mut line: Line,
-    permit: PermittedRequest,
+    permit: Option<(PermittedRequest, Arc<Served>)>,
 ) {
+    let permit = permit.as_ref().map(|(permit, _)| permit);
     let both = async {
         let (caller, workload) = tokio::try_join!(caller, workload).map_err(|error| error.to_string())?;
         let (mut caller, mut workload) = (TokioIo::new(caller), TokioIo::new(workload));
         let copied = tokio::select! {
             biased;
-            () = permit.cut() => Err(permit.cause()),
+            cause = cut(permit) => Err(cause),
             copied = copy_bidirectional(&mut caller, &mut workload) => copied.map_err(|e| broken(&e.to_string())),
         };
         if copied.is_err() {
             // Both ends are still there: what broke must not look like an orderly end.
-            served.tasks.abandon();
+            tasks.abandon();
         }
         Ok::<_, String>(copied)
     };
@@ -248,12 +254,19 @@ async fn upgraded(
     }
 }
 
+/// Why the request is cut, if it ever is.
+async fn cut(permit: Option<&PermittedRequest>) -> Denial {
+    let Some(permit) = permit else { return std::future::pending().await };
+    permit.cut().await;
+    permit.cause()
+}
+
 fn broken(why: &str) -> Denial {
     Finding::new(Reason::ConnectFailed, "stream", "an orderly end", why).into()
 }
 
 /// The answer that says no, and why, by the reason table.
-fn refusal(denial: &Denial, grpc: bool) -> Response<()> {
+pub(super) fn refusal(denial: &Denial, grpc: bool) -> Response<()> {
     let status =
         StatusCode::from_u16(denial.reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = Response::new(());

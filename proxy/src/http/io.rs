@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use countersign_ratls::peer::Role;
 use h2::{RecvStream, SendStream};
 use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,14 +27,14 @@ use crate::session::window::Window;
 const MOST: usize = 128 << 10;
 
 /// The first bytes of a client of HTTP/2 (RFC 9113, section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What both ends of the outbox share.
 #[derive(Debug)]
 struct Outbox {
     stream: Arc<Stream>,
-    received: IntCounter,
-    sent: IntCounter,
+    role: Role,
+    series: [IntCounter; 2],
     inner: Mutex<Inner>,
 }
 
@@ -64,6 +65,17 @@ impl Outbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// These bytes moved: those of the caller, or those of the called workload.
+    fn count(&self, bytes: usize, of_caller: bool) {
+        let [received, sent] = &self.series;
+        let (stream, series) = match of_caller {
+            true => (&self.stream.received, received),
+            false => (&self.stream.sent, sent),
+        };
+        stream.fetch_add(bytes as u64, Ordering::Relaxed);
+        series.inc_by(bytes as u64);
+    }
+
     fn check(&self) -> io::Result<()> {
         match self.stream.cut.cause() {
             Some(_) => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -89,8 +101,8 @@ pub(super) fn pair(permitted: &Permitted, recv: RecvStream) -> (Io, Pump) {
     let series = &permitted.hop.series;
     let outbox = Arc::new(Outbox {
         stream: Arc::clone(&permitted.stream),
-        received: series.received.clone(),
-        sent: series.sent.clone(),
+        role: permitted.hop.role,
+        series: [series.received.clone(), series.sent.clone()],
         inner: Mutex::default(),
     });
     (Io { recv: Some(recv), ahead: Bytes::new(), outbox: Arc::clone(&outbox) }, Pump(outbox))
@@ -152,8 +164,7 @@ impl AsyncRead for Io {
         let part = me.ahead.split_to(me.ahead.len().min(buf.remaining()));
         buf.put_slice(&part);
         recv.flow_control().release_capacity(part.len()).map_err(io::Error::other)?;
-        me.outbox.stream.received.fetch_add(part.len() as u64, Ordering::Relaxed);
-        me.outbox.received.inc_by(part.len() as u64);
+        me.outbox.count(part.len(), me.outbox.role == Role::Client);
         Poll::Ready(Ok(()))
     }
 }
@@ -199,7 +210,9 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.outbox.lock();
-        inner.end.get_or_insert(End::Said);
+        if inner.end.get_or_insert(End::Said) == &End::Gone {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         inner.pump.take().into_iter().for_each(Waker::wake);
         if inner.ended {
             return Poll::Ready(Ok(()));
@@ -279,8 +292,7 @@ impl Pump {
             };
             if room > 0 {
                 let part = self.take(room);
-                self.0.stream.sent.fetch_add(part.len() as u64, Ordering::Relaxed);
-                self.0.sent.inc_by(part.len() as u64);
+                self.0.count(part.len(), self.0.role == Role::Server);
                 send.send_data(part, false)?;
             }
             send.reserve_capacity(0);

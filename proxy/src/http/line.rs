@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::headers::Stamp;
 use super::request::Asked;
+use super::way::Met;
 use crate::live::Stream;
 use crate::observe::access::Peer;
 use crate::observe::metrics::direction;
@@ -25,7 +26,9 @@ pub(super) struct Common {
     pub(super) client: SocketAddr,
     pub(super) source: String,
     pub(super) destination: String,
-    pub(super) stream: Arc<Stream>,
+    pub(super) port: u16,
+    /// The stream of the hop, once there is one.
+    pub(super) stream: Option<Arc<Stream>>,
     pub(super) series: RequestSeries,
 }
 
@@ -99,6 +102,15 @@ impl Line {
         self.host.clone_from(&asked.host);
     }
 
+    /// It was made again, by this rule, of this peer.
+    pub(super) fn routed(&mut self, rule: &str, met: Option<Met>) {
+        rule.clone_into(&mut self.rule);
+        if let Some(met) = met {
+            self.common = met.common;
+            self.peer = Some(met.peer);
+        }
+    }
+
     /// It goes on to the workload.
     pub(super) fn permitted(&mut self, permit: &PermittedRequest, stamp: &Stamp, headers: &HeaderMap) {
         self.peer = Some(Arc::clone(&stamp.peer));
@@ -142,7 +154,8 @@ impl Drop for Line {
     fn drop(&mut self) {
         let common = &self.common;
         if matches!(self.outcome, Outcome::Unfinished) {
-            let denial = common.stream.cut.cause().map_or_else(broken_off, crate::live::Cause::denial);
+            let cause = common.stream.as_ref().and_then(|stream| stream.cut.cause());
+            let denial = cause.map_or_else(broken_off, crate::live::Cause::denial);
             self.outcome = Outcome::Refused(denial);
         }
         let (flags, reason, detail) = match &self.outcome {
@@ -159,7 +172,7 @@ impl Drop for Line {
             src.addr = %common.client,
             src.identity = common.source,
             dst.identity = common.destination,
-            dst.port = common.stream.port,
+            dst.port = common.port,
             method = %self.method,
             path = self.path,
             host = self.host,

@@ -23,22 +23,23 @@ use super::io::{self, Io};
 use super::line::{Common, Line};
 use super::tasks::Tasks;
 use super::upstream::Upstream;
+use super::way::Way;
 use crate::context::Context;
 use crate::forward::denial;
 use crate::live::{Cause, Stream, draining};
 use crate::policy::Permitted;
 
-/// How long a caller may go on speaking that has the last answer.
-const HEARING_OUT: Duration = Duration::from_secs(5);
+/// How long a peer may go on speaking after the end of what we say.
+pub(super) const HEARING_OUT: Duration = Duration::from_secs(5);
 /// What a request body may have on its way, on one stream and on all of a connection:
 /// what the windows of the hop leave room for.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
-const SEND_BUFFER: usize = 256 << 10;
+pub(super) const STREAM_WINDOW: u32 = 1 << 20;
+pub(super) const CONNECTION_WINDOW: u32 = 4 << 20;
+pub(super) const SEND_BUFFER: usize = 256 << 10;
 /// Streams that a caller reset and that we have not looked at yet, and those that we
 /// reset because of it: more end the connection (CVE-2023-44487, CVE-2025-8671).
-const RESETS_PENDING: usize = 20;
-const RESETS_OURS: usize = 128;
+pub(super) const RESETS_PENDING: usize = 20;
+pub(super) const RESETS_OURS: usize = 128;
 
 /// Serves requests until the caller has ended, or the stream is cut. What does not
 /// end in order ends by a reset on both sides.
@@ -51,7 +52,7 @@ pub(crate) async fn serve(
 ) -> Result<(), Denial> {
     let (io, pump) = io::pair(&permitted, recv);
     let (hop, stream) = (permitted.hop.clone(), Arc::clone(&permitted.stream));
-    let tasks = Tasks::new(&stream, ctx);
+    let tasks = Tasks::new(Some(&stream), ctx);
     let peer = hop.peer();
     let common = Arc::new(Common {
         role: hop.role,
@@ -59,14 +60,15 @@ pub(crate) async fn serve(
         series: ctx.metrics.requests(hop.me.as_str(), &peer, hop.role),
         source: peer,
         destination: hop.me.to_string(),
-        stream: Arc::clone(&stream),
+        port: stream.port,
+        stream: Some(Arc::clone(&stream)),
     });
     let (address, protocol) = workload;
     let served = Arc::new(Served {
         permitted,
         ctx: Arc::clone(ctx),
         protocol,
-        upstream: Upstream::new(address, tasks.clone(), ctx),
+        upstream: Upstream::new(Way::Workload(address), tasks.clone(), ctx),
         tasks: tasks.clone(),
         common,
         stamp: ArcSwapOption::empty(),
@@ -141,6 +143,7 @@ async fn connection(mut io: Io, served: Arc<Served>) {
             () = hop.drain_begins() => {}
         }
     };
+    let heads = HeadTime { stream: Arc::clone(&served.permitted.stream), limit: limits.header_timeout };
     let service = service_fn(move |request| answer(Arc::clone(&served), request));
     let result = if is_http2 {
         let connection = http2::Builder::new(tasks)
@@ -157,7 +160,7 @@ async fn connection(mut io: Io, served: Arc<Served>) {
     } else {
         let bytes = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX);
         let connection = http1::Builder::new()
-            .timer(HeadTime { stream: Arc::clone(&common.stream), limit: limits.header_timeout })
+            .timer(heads)
             .header_read_timeout(limits.header_timeout)
             .max_buf_size(bytes)
             .auto_date_header(false)
@@ -171,7 +174,7 @@ async fn connection(mut io: Io, served: Arc<Served>) {
 }
 
 /// A request that hyper refused before we saw it.
-fn unserved(error: &hyper::Error, common: &Arc<Common>) {
+pub(super) fn unserved(error: &hyper::Error, common: &Arc<Common>) {
     tracing::debug!(peer.address = %common.client, %error, "HTTP ended");
     let refused = |reason, what: &str| Denial::from(Finding::new(reason, "request", what, error.to_string()));
     if error.is_parse_too_large() {
@@ -184,7 +187,7 @@ fn unserved(error: &hyper::Error, common: &Arc<Common>) {
 }
 
 /// A connection that can be told to end after what it has begun.
-trait Leaves: Future<Output = hyper::Result<()>> {
+pub(super) trait Leaves: Future<Output = hyper::Result<()>> {
     fn leave(self: Pin<&mut Self>);
 }
 
@@ -217,7 +220,10 @@ where
     }
 }
 
-async fn until_left(connection: impl Leaves, leaving: impl Future<Output = ()>) -> hyper::Result<()> {
+pub(super) async fn until_left(
+    connection: impl Leaves,
+    leaving: impl Future<Output = ()>,
+) -> hyper::Result<()> {
     tokio::pin!(connection, leaving);
     tokio::select! {
         biased;

@@ -11,11 +11,11 @@ use tokio_util::task::TaskTracker;
 use crate::context::Context;
 use crate::live::Stream;
 
-/// Where the tasks of a stream run.
+/// Where the tasks of a stream, or of a connection of the workload, run.
 #[derive(Clone, Debug)]
 pub(super) struct Tasks {
     tracker: TaskTracker,
-    stream: Arc<Stream>,
+    stream: Option<Arc<Stream>>,
     /// Told before a connection to the workload is dropped, so that it ends by a
     /// reset: what was cut must not look like an orderly end.
     abort: Abort,
@@ -24,10 +24,10 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
-    pub(super) fn new(stream: &Arc<Stream>, ctx: &Arc<Context>) -> Self {
+    pub(super) fn new(stream: Option<&Arc<Stream>>, ctx: &Arc<Context>) -> Self {
         Self {
             tracker: TaskTracker::new(),
-            stream: Arc::clone(stream),
+            stream: stream.cloned(),
             abort: Abort::default(),
             end: CancellationToken::new(),
             ctx: Arc::clone(ctx),
@@ -46,7 +46,7 @@ impl Tasks {
             tokio::pin!(task);
             tokio::select! {
                 biased;
-                () = me.stream.cut.cancelled() => me.abort.set(),
+                () = cut(me.stream.as_deref()) => me.abort.set(),
                 () = me.end.cancelled() => {}
                 () = &mut task => {}
             }
@@ -63,6 +63,14 @@ impl Tasks {
     pub(super) async fn ended(&self) {
         self.tracker.close();
         self.tracker.wait().await;
+    }
+}
+
+/// Resolves when the stream is cut, if there is one.
+async fn cut(stream: Option<&Stream>) {
+    match stream {
+        Some(stream) => stream.cut.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 

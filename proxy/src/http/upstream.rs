@@ -1,34 +1,33 @@
-//! Connections to the workload. Each belongs to one stream of a hop: whatever a
-//! caller makes of a connection, no other caller's requests go over it.
+//! Connections on which requests are asked: of the workload, or of a peer's workload
+//! through a hop. Each belongs to one connection of a caller: whatever a caller makes
+//! of a connection, no other caller's requests go over it.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use countersign_evidence::{Denial, Finding, Reason};
-use countersign_net::Severable;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
 
 use super::body::{Progress, RequestBody};
 use super::tasks::Tasks;
+use super::way::{Held, Socket, Way};
 use crate::context::Context;
-use crate::inbound::{overloaded, unreachable_workload};
+use crate::inbound::overloaded;
 
-/// How much of an answer of a workload may be on its way.
+/// How much of an answer may be on its way.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
 type One = http1::SendRequest<RequestBody>;
 type Two = http2::SendRequest<RequestBody>;
 
-/// The workload, as one stream reaches it.
+/// Whoever answers, as one connection of a caller reaches him.
 #[derive(Debug)]
 pub(super) struct Upstream {
-    address: SocketAddr,
+    way: Way,
     ctx: Arc<Context>,
     tasks: Tasks,
     /// HTTP/1.1: the connection that no request uses. A caller of HTTP/1.1 has one
@@ -57,10 +56,24 @@ impl Lease {
     }
 }
 
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) denial: Denial,
+    /// The request, if nobody has seen any of it.
+    pub(super) unsent: Option<Box<Request<RequestBody>>>,
+}
+
+impl Failed {
+    fn unsent(denial: Denial, request: Request<RequestBody>) -> Self {
+        Self { denial, unsent: Some(Box::new(request)) }
+    }
+}
+
 impl Upstream {
-    pub(super) fn new(address: SocketAddr, tasks: Tasks, ctx: &Arc<Context>) -> Self {
+    pub(super) fn new(way: Way, tasks: Tasks, ctx: &Arc<Context>) -> Self {
         Self {
-            address,
+            way,
             ctx: Arc::clone(ctx),
             tasks,
             idle: Arc::default(),
@@ -69,25 +82,34 @@ impl Upstream {
         }
     }
 
+    /// How it is reached.
+    pub(super) const fn way(&self) -> &Way {
+        &self.way
+    }
+
     /// Asks over HTTP/1.1.
     pub(super) async fn ask_one(
         &self,
         mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Lease), Denial> {
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
         let progress = request.body().progress();
         loop {
             let kept = lock(&self.idle).take();
             let is_kept = kept.is_some();
-            let mut connection = match kept {
-                Some(connection) => connection,
-                None => self.dial_one().await?,
+            let dialled = match kept {
+                Some(connection) => Ok(connection),
+                None => self.dial_one().await,
+            };
+            let mut connection = match dialled {
+                Ok(connection) => connection,
+                Err(denial) => return Err(Failed::unsent(denial, request)),
             };
             if let Err(error) = connection.ready().await {
-                // The workload closed what was kept.
+                // What was kept was closed.
                 if is_kept {
                     continue;
                 }
-                return Err(self.broken(&error, &progress));
+                return Err(Failed::unsent(self.broken(&error, &progress), request));
             }
             match connection.try_send_request(request).await {
                 Ok(response) => {
@@ -96,7 +118,10 @@ impl Upstream {
                 Err(mut error) => match error.take_message() {
                     // It closed in between, and has seen nothing of this request.
                     Some(unsent) if is_kept => request = unsent,
-                    _ => return Err(self.broken(error.error(), &progress)),
+                    unsent => {
+                        let denial = self.broken(error.error(), &progress);
+                        return Err(Failed { denial, unsent: unsent.map(Box::new) });
+                    }
                 },
             }
         }
@@ -106,16 +131,19 @@ impl Upstream {
     pub(super) async fn ask_two(
         &self,
         mut request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Denial> {
+    ) -> Result<Response<Incoming>, Failed> {
         let progress = request.body().progress();
         loop {
-            let (mut connection, is_kept) = self.two().await?;
+            let (mut connection, is_kept) = match self.two().await {
+                Ok(two) => two,
+                Err(denial) => return Err(Failed::unsent(denial, request)),
+            };
             if let Err(error) = connection.ready().await {
                 if is_kept {
                     self.forget();
                     continue;
                 }
-                return Err(self.broken(&error, &progress));
+                return Err(Failed::unsent(self.broken(&error, &progress), request));
             }
             match connection.try_send_request(request).await {
                 Ok(response) => return Ok(response),
@@ -124,7 +152,10 @@ impl Upstream {
                         self.forget();
                         request = unsent;
                     }
-                    _ => return Err(self.broken(error.error(), &progress)),
+                    unsent => {
+                        let denial = self.broken(error.error(), &progress);
+                        return Err(Failed { denial, unsent: unsent.map(Box::new) });
+                    }
                 },
             }
         }
@@ -154,47 +185,30 @@ impl Upstream {
     }
 
     async fn dial_one(&self) -> Result<One, Denial> {
-        let (socket, permit) = self.dial().await?;
+        let (socket, held) = self.dial().await?;
         let limit = usize::try_from(self.ctx.limits.http.header_bytes).unwrap_or(usize::MAX);
         let built = http1::Builder::new().max_buf_size(limit).handshake(TokioIo::new(socket)).await;
-        let (connection, task) = built.map_err(|error| self.unreachable(&error.to_string()))?;
-        self.tasks.spawn(async move {
-            // Whoever asks is told how it ended.
-            let _ = task.with_upgrades().await;
-            drop(permit);
-        });
+        let (connection, task) = built.map_err(|error| self.way.unreachable(&error.to_string()))?;
+        // Whoever asks is told how it ended.
+        self.tasks.spawn(held.hold(async move { drop(task.with_upgrades().await) }));
         Ok(connection)
     }
 
     async fn dial_two(&self) -> Result<Two, Denial> {
-        let (socket, permit) = self.dial().await?;
+        let (socket, held) = self.dial().await?;
         let built = http2::Builder::new(self.tasks.clone())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(self.ctx.limits.http.header_bytes)
             .handshake(TokioIo::new(socket))
             .await;
-        let (connection, task) = built.map_err(|error| self.unreachable(&error.to_string()))?;
-        self.tasks.spawn(async move {
-            // Whoever asks is told how it ended.
-            let _ = task.await;
-            drop(permit);
-        });
+        let (connection, task) = built.map_err(|error| self.way.unreachable(&error.to_string()))?;
+        self.tasks.spawn(held.hold(async move { drop(task.await) }));
         Ok(connection)
     }
 
-    async fn dial(&self) -> Result<(Severable, OwnedSemaphorePermit), Denial> {
-        let permit = Arc::clone(&self.ctx.connections).try_acquire_owned().map_err(|_| overloaded())?;
-        let limit = self.ctx.limits.connect_timeout;
-        match timeout(limit, countersign_net::connect(self.address)).await {
-            Ok(Ok(socket)) => Ok((Severable::new(socket, self.tasks.abort().clone()), permit)),
-            Ok(Err(error)) => Err(self.unreachable(&error.to_string())),
-            Err(_) => Err(self.unreachable(&format!("no answer in {limit:?}"))),
-        }
-    }
-
-    fn unreachable(&self, why: &str) -> Denial {
-        unreachable_workload(self.address, why)
+    async fn dial(&self) -> Result<(Socket, Held), Denial> {
+        self.way.dial(self.tasks.abort(), &self.ctx).await
     }
 
     /// Why there is no answer.
@@ -203,9 +217,7 @@ impl Upstream {
             let expected = format!("at most {} bytes", self.ctx.limits.http.body_bytes.unwrap_or(u64::MAX));
             return Finding::new(Reason::RequestTooLarge, "body", expected, "more").into();
         }
-        let expected = "an answer of the workload";
-        Finding::new(Reason::ConnectFailed, format!("workload {}", self.address), expected, error.to_string())
-            .into()
+        self.way.silent(&error.to_string())
     }
 }
 

@@ -160,7 +160,7 @@ impl Drop for Record {
             sent = stream.sent.load(Ordering::Relaxed);
             received = stream.received.load(Ordering::Relaxed);
             series.close(flags);
-        } else {
+        } else if !self.of_requests {
             let (me, peer) = match self.role {
                 Role::Client => (&self.destination, &self.source),
                 Role::Server => (&self.source, &self.destination),

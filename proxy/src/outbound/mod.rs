@@ -11,6 +11,7 @@ mod tunnel;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use countersign_config::Target;
 use countersign_evidence::{Denial, Finding, Reason};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::peer::Role;
@@ -18,17 +19,17 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-pub(crate) use self::tunnel::Call;
-use self::tunnel::Tunnel;
+pub(crate) use self::service::{another_may_do, find, reach};
+pub(crate) use self::tunnel::{Call, Tunnel};
 use crate::context::Context;
 use crate::explicit::Negotiation;
-use crate::forward;
 use crate::listener::{self, Accepted};
 use crate::live::draining;
 use crate::observe::access::Record;
 use crate::opaque::{Carried, Dialer};
 use crate::pool::Destination;
 use crate::pools::{InUse, Pools};
+use crate::{forward, http};
 
 /// How a listener learns where a connection goes.
 #[derive(Clone, Debug)]
@@ -87,9 +88,9 @@ fn reap(ended: &Result<(), tokio::task::JoinError>, ctx: &Context) {
 
 /// Both ends of a connection of the workload.
 #[derive(Clone, Copy, Debug)]
-struct From {
-    peer: SocketAddr,
-    local: SocketAddr,
+pub(crate) struct From {
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
 }
 
 impl From {
@@ -99,9 +100,17 @@ impl From {
 }
 
 /// A stream, and the destination that it counts for.
-struct Reached {
-    tunnel: Tunnel,
-    in_use: InUse,
+pub(crate) struct Reached {
+    pub(crate) tunnel: Tunnel,
+    pub(crate) in_use: InUse,
+}
+
+/// Where a connection of the workload leads.
+enum Opened {
+    /// To one peer, with all of its bytes.
+    Bytes(Box<Reached>),
+    /// To a Service with routes, which say so of each request.
+    Requests(Target),
 }
 
 /// Why there is none, and what the workload is told in its own protocol: without
@@ -120,7 +129,7 @@ impl std::convert::From<Denial> for Refusal {
 async fn one_connection(accepted: Accepted, way: Way, pools: Arc<Pools>, ctx: Arc<Context>) {
     let Accepted { mut socket, peer, permit: _permit, .. } = accepted;
     let me = ctx.credentials.borrow().as_ref().map_or_else(|| "unknown".to_owned(), |c| c.me.to_string());
-    let mut record = Record::new(Role::Server, peer, me, "unknown".to_owned(), &ctx.metrics);
+    let mut record = Record::new(Role::Server, peer, me.clone(), "unknown".to_owned(), &ctx.metrics);
     let from = From { peer, local: socket.local_addr().unwrap_or(peer) };
     if let Way::Mapping(mapping) = &way
         && let Some(dialer) = &mapping.dedicated
@@ -138,9 +147,15 @@ async fn one_connection(accepted: Accepted, way: Way, pools: Arc<Pools>, ctx: Ar
         opened = open(&mut socket, from, &way, &mut record, &pools, &ctx) => opened,
     };
     let result = match opened {
-        Ok(Reached { tunnel: Tunnel { permitted, send, recv, lease: _lease }, in_use: _in_use }) => {
+        Ok(Opened::Bytes(reached)) => {
+            let Reached { tunnel: Tunnel { permitted, send, recv, lease: _lease }, in_use: _in_use } =
+                *reached;
             record.permitted(&permitted);
             forward::run(&permitted, socket, send, recv).await
+        }
+        Ok(Opened::Requests(target)) => {
+            record.of_requests();
+            Box::pin(http::serve_routed(socket, target, from, me, &pools, &ctx)).await
         }
         Err(Refusal { denial, answer }) => {
             match answer {
@@ -161,7 +176,7 @@ async fn open(
     record: &mut Record,
     pools: &Pools,
     ctx: &Context,
-) -> Result<Reached, Refusal> {
+) -> Result<Opened, Refusal> {
     match way {
         Way::Mapping(mapping) => Ok(static_mapping(mapping, from, record, pools, ctx).await?),
         Way::Captured => {
@@ -182,19 +197,19 @@ async fn static_mapping(
     record: &mut Record,
     pools: &Pools,
     ctx: &Context,
-) -> Result<Reached, Denial> {
+) -> Result<Opened, Denial> {
     let call = mapping.call(from, record);
     let in_use = pools.of(&mapping.destination)?;
     let tunnel = tunnel::open(&call, in_use.pool(), ctx).await?;
-    Ok(Reached { tunnel, in_use })
+    Ok(Opened::Bytes(Box::new(Reached { tunnel, in_use })))
 }
 
 /// Tells the workload what became of its request.
 async fn granted(
     socket: &mut TcpStream,
     negotiation: &Negotiation,
-    reached: Result<Reached, Denial>,
-) -> Result<Reached, Refusal> {
+    reached: Result<Opened, Denial>,
+) -> Result<Opened, Refusal> {
     match reached {
         Ok(reached) => {
             socket.write_all(&negotiation.granted()).await.map_err(|error| {

@@ -2,10 +2,11 @@
 //! which Service that is, which of its endpoints is asked, and who instead if that
 //! one cannot be reached.
 
+use countersign_config::kinds::service::AppProtocol;
 use countersign_config::{Called, Target};
 use countersign_evidence::{Denial, Finding, Reason};
 
-use super::{From, Reached, tunnel};
+use super::{From, Opened, Reached, tunnel};
 use crate::context::Context;
 use crate::observe::access::Record;
 use crate::pool::Destination;
@@ -21,11 +22,14 @@ pub(super) async fn open(
     record: &mut Record,
     pools: &Pools,
     ctx: &Context,
-) -> Result<Reached, Denial> {
+) -> Result<Opened, Denial> {
     record.target(target.to_string());
     let called = find(target, ctx)?;
     record.service(format!("{}/{}", called.service.namespace, called.service.name));
     record.port(called.target_port);
+    if called.routes.is_some() && called.protocol.is_some_and(AppProtocol::is_http) {
+        return Ok(Opened::Requests(target.clone()));
+    }
     let mut tried = Vec::new();
     let mut last = None;
     while tried.len() < ATTEMPTS {
@@ -34,16 +38,10 @@ pub(super) async fn open(
         tried.push(chosen);
         record.destination(endpoint.id.to_string());
         let destination = Destination { to: endpoint.id.clone(), address: endpoint.address.clone() };
-        let in_use = pools.of(&destination)?;
-        let call = from.call(&endpoint.id, &endpoint.address, called.target_port);
-        match tunnel::open(&call, in_use.pool(), ctx).await {
-            Ok(tunnel) => {
-                in_use.works();
-                return Ok(Reached { tunnel, in_use });
-            }
+        match reach(&destination, called.target_port, from, pools, ctx).await {
+            Ok(reached) => return Ok(Opened::Bytes(Box::new(reached))),
             // Nothing of the application was sent, so that asking another is safe.
             Err(denial) if another_may_do(&denial, ctx) => {
-                in_use.failed();
                 tracing::debug!(service = %called.service, entry = endpoint.entry, %denial, "endpoint failed");
                 last = Some(denial);
             }
@@ -56,8 +54,32 @@ pub(super) async fn open(
     }))
 }
 
+/// Opens a stream to a port behind one proxy, and remembers how that went.
+pub(crate) async fn reach(
+    destination: &Destination,
+    port: u16,
+    from: From,
+    pools: &Pools,
+    ctx: &Context,
+) -> Result<Reached, Denial> {
+    let in_use = pools.of(destination)?;
+    let call = from.call(&destination.to, &destination.address, port);
+    match tunnel::open(&call, in_use.pool(), ctx).await {
+        Ok(tunnel) => {
+            in_use.works();
+            Ok(Reached { tunnel, in_use })
+        }
+        Err(denial) => {
+            if another_may_do(&denial, ctx) {
+                in_use.failed();
+            }
+            Err(denial)
+        }
+    }
+}
+
 /// The Service that is called so.
-fn find(target: &Target, ctx: &Context) -> Result<std::sync::Arc<Called>, Denial> {
+pub(crate) fn find(target: &Target, ctx: &Context) -> Result<std::sync::Arc<Called>, Denial> {
     let view = ctx.view.load();
     if view.generation == 0 {
         return Err(Finding::new(Reason::NotReady, "configuration", "one", "none yet").into());
@@ -81,7 +103,7 @@ fn find(target: &Target, ctx: &Context) -> Result<std::sync::Arc<Called>, Denial
 
 /// Whether another endpoint may take what this one did not: not if we are the
 /// reason, nor if the answer is about the caller.
-fn another_may_do(denial: &Denial, ctx: &Context) -> bool {
+pub(crate) fn another_may_do(denial: &Denial, ctx: &Context) -> bool {
     let about_the_caller = matches!(
         denial.reason,
         Reason::AuthorizationDenied | Reason::UnknownWorkload | Reason::PortNotOffered | Reason::BadRequest

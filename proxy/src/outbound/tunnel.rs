@@ -34,11 +34,11 @@ pub(crate) struct Call<'a> {
 }
 
 /// A stream that the peer has accepted.
-pub(super) struct Tunnel {
-    pub(super) permitted: Permitted,
-    pub(super) send: SendStream<Bytes>,
-    pub(super) recv: RecvStream,
-    pub(super) lease: Lease,
+pub(crate) struct Tunnel {
+    pub(crate) permitted: Permitted,
+    pub(crate) send: SendStream<Bytes>,
+    pub(crate) recv: RecvStream,
+    pub(crate) lease: Lease,
 }
 
 /// Why there is no stream.

@@ -9,11 +9,13 @@
     reason = "a test"
 )]
 
+mod curl;
 mod cuts;
 mod decided;
 mod limits;
 mod refused;
 mod requests;
+mod routed;
 mod spoken;
 #[path = "../support/mod.rs"]
 mod support;

@@ -251,6 +251,8 @@ const fn row(reason: Reason) -> (WireReason, Ending) {
         | Reason::Internal
         | Reason::Draining
         | Reason::ConnectFailed
+        | Reason::NoRoute
+        | Reason::NoBackend
         | Reason::CollateralInvalid
         | Reason::CollateralRollback
         | Reason::SnapshotUntrusted
