@@ -30,7 +30,7 @@ use crate::policy::Permitted;
 use crate::session::carrier::StreamOne;
 use crate::session::drive;
 use crate::verdict::Appraised;
-use crate::{forward, gate, handshake, hop, http, opaque, policy, rounds, route, verdict};
+use crate::{forward, gate, gather, handshake, hop, http, opaque, policy, rounds, route, verdict};
 
 /// How long a peer may take to close a hop that has no streams and takes none.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -82,7 +82,9 @@ async fn one_hop(accepted: Accepted, hops: Arc<Semaphore>, config: Arc<Inbound>,
     let handshake = drive::meanwhile(&hop, hop::server(limit).handshake(stream), &ctx);
     match timeout(ctx.limits.handshake_timeout, handshake).await {
         Ok(Some(Ok(connection))) => {
-            Inside { hop, config, ctx, tasks: JoinSet::new() }.serve(connection).await;
+            let counted = hop.clone();
+            let serve = Inside { hop, config, ctx, tasks: JoinSet::new() }.serve(connection);
+            gather::after_others(serve, move || counted.has_several_streams()).await;
         }
         Ok(Some(Err(error))) => tracing::debug!(peer.address = %peer, %error, "no HTTP/2 on the hop"),
         // It is told where it was cut.

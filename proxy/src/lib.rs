@@ -39,6 +39,7 @@ pub mod observe;
 
 mod balance;
 pub mod explicit;
+mod gather;
 mod heard;
 mod hop;
 mod inbound;

@@ -30,7 +30,7 @@ use crate::live::{Cause, draining};
 use crate::observe::refused::{Echo, Peer, Stage};
 use crate::session::drive;
 use crate::verdict::Appraised;
-use crate::{gate, handshake, hop, rounds, route, verdict};
+use crate::{gate, gather, handshake, hop, rounds, route, verdict};
 
 /// Callers that wait for one dial.
 const WAITING: usize = 1024;
@@ -279,7 +279,9 @@ impl Keeper {
                 let pooled = Arc::new(pooled);
                 let lease = Lease(Arc::clone(&pooled));
                 self.lock().push(pooled);
-                self.drivers.spawn(driver.run(Arc::clone(&self.hops)));
+                let hop = driver.hop.clone();
+                let run = driver.run(Arc::clone(&self.hops));
+                self.drivers.spawn(gather::after_others(run, move || hop.has_several_streams()));
                 if let Some(answer) = waiting.pop_front() {
                     let _ = answer.send(Ok(lease));
                 }

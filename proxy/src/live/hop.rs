@@ -434,6 +434,11 @@ impl Hop {
         }
     }
 
+    /// Whether more than one stream is open.
+    pub(crate) fn has_several_streams(&self) -> bool {
+        lock(&self.streams).len() > 1
+    }
+
     /// The streams that are open.
     #[must_use]
     pub fn streams(&self) -> Vec<Arc<Stream>> {
