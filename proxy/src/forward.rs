@@ -7,13 +7,15 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use countersign_evidence::{Denial, Finding, Reason};
 use h2::{RecvStream, SendStream};
 use prometheus::IntCounter;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::RwLockReadGuard;
@@ -102,7 +104,7 @@ pub(crate) fn denial(broken: &Broken) -> Denial {
 
 /// From the workload's socket to the hop, until the workload has said all.
 async fn to_hop(
-    socket: ReadHalf<'_>,
+    mut socket: ReadHalf<'_>,
     send: &mut SendStream<Bytes>,
     window: Option<&Window>,
     count: &Count<'_>,
@@ -132,13 +134,13 @@ async fn to_hop(
             continue;
         }
         let mut buffer = BytesMut::with_capacity(room);
-        match socket.try_read_buf(&mut (&mut buffer).limit(room)) {
-            Ok(0) => {
+        match read_once(&mut socket, &mut (&mut buffer).limit(room)).await {
+            Some(Ok(0)) => {
                 send.reserve_capacity(0);
                 send.send_data(Bytes::new(), true)?;
                 return Ok(());
             }
-            Ok(read) => {
+            Some(Ok(read)) => {
                 count.add(read);
                 send.send_data(buffer.freeze(), false)?;
                 size = if read == size {
@@ -149,11 +151,26 @@ async fn to_hop(
                     size
                 };
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error.into()),
+            Some(Err(error)) => return Err(error.into()),
+            None => {}
         }
         send.reserve_capacity(0);
     }
+}
+
+/// One read, or nothing if there is nothing to read. Unlike `try_read_buf` it knows that
+/// less than was asked for is all, and spares the system call that would say so.
+async fn read_once(
+    socket: &mut ReadHalf<'_>,
+    buffer: &mut (impl BufMut + Send),
+) -> Option<io::Result<usize>> {
+    poll_fn(|cx| {
+        Poll::Ready(match pin!(socket.read_buf(buffer)).poll(cx) {
+            Poll::Ready(read) => Some(read),
+            Poll::Pending => None,
+        })
+    })
+    .await
 }
 
 /// Waits for the turn to ask for window, where there are rounds.

@@ -5,8 +5,10 @@
 //! told to end with a reset.
 //!
 //! **Guaranteed**: no unsafe code; a socket from here notices a dead machine within
-//! half a minute of unacknowledged data, and within half an hour of silence.
+//! half a minute of unacknowledged data, and within half an hour of silence;
+//! a hop that is at rest holds no buffer.
 
+mod ahead;
 mod process;
 mod severable;
 mod socket;
