@@ -24,10 +24,9 @@ use tokio::time::{Instant, timeout};
 
 pub use crowd::Crowd;
 pub use framing::Framing;
-pub(crate) use outlet::Outlet;
+pub(crate) use outlet::{Frames, Outlet};
 pub(crate) use rest::Rest;
 
-use self::outlet::Frames;
 use crate::context::{Context, Credentials};
 use crate::handshake::Handshaken;
 use crate::live::{Hop, NewHop, Registered};

@@ -38,7 +38,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Serves the inbound listener until a drain has ended.
 pub(crate) async fn serve(listener: TcpListener, config: Arc<Inbound>, ctx: Arc<Context>) {
     let handshakes = Arc::new(Semaphore::new(ctx.limits.handshakes_in_progress));
-    let hops = Arc::new(Semaphore::new(ctx.limits.hops));
+    let hops = Arc::new(Hops::new(ctx.limits.hops));
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
@@ -56,13 +56,27 @@ pub(crate) async fn serve(listener: TcpListener, config: Arc<Inbound>, ctx: Arc<
     }
 }
 
+/// Places for hops. One caller with many connections of bulk data does not take those
+/// that all others share.
+#[derive(Debug)]
+struct Hops {
+    all: Semaphore,
+    dedicated: Semaphore,
+}
+
+impl Hops {
+    fn new(limit: usize) -> Self {
+        Self { all: Semaphore::new(limit), dedicated: Semaphore::new(limit.div_ceil(2)) }
+    }
+}
+
 fn reap(ended: &Result<(), tokio::task::JoinError>, ctx: &Context) {
     if ended.as_ref().is_err_and(tokio::task::JoinError::is_panic) {
         ctx.task_lost("inbound hop");
     }
 }
 
-async fn one_hop(accepted: Accepted, hops: Arc<Semaphore>, config: Arc<Inbound>, ctx: Arc<Context>) {
+async fn one_hop(accepted: Accepted, hops: Arc<Hops>, config: Arc<Inbound>, ctx: Arc<Context>) {
     let peer = accepted.peer;
     let appraised = tokio::select! {
         biased;
@@ -70,13 +84,16 @@ async fn one_hop(accepted: Accepted, hops: Arc<Semaphore>, config: Arc<Inbound>,
         appraised = appraise(accepted, &ctx) => appraised,
     };
     let Some((hop, stream)) = appraised else { return };
-    let Ok(_permit) = hops.try_acquire() else {
-        tracing::warn!(peer.address = %peer, "hop refused: too many are open");
+    let Ok(_permit) = hops.all.try_acquire() else {
+        if let Some(line) = ctx.refusals.line(ctx.clock.seconds()) {
+            tracing::warn!(peer.address = %peer, line.suppressed, "hop refused: too many are open");
+        }
         ctx.metrics.refused("inbound", Reason::Overloaded);
         return;
     };
     if hop.framing == gate::Framing::Dedicated {
-        return Box::pin(opaque::serve(&hop, stream, &config, &ctx)).await;
+        let place = hops.dedicated.try_acquire().ok();
+        return Box::pin(opaque::serve(&hop, stream, place, &config, &ctx)).await;
     }
     let limit = ctx.limits.streams_per_hop;
     let handshake = drive::meanwhile(&hop, hop::server(limit).handshake(stream), &ctx);

@@ -45,6 +45,7 @@ mod hop;
 mod inbound;
 pub mod opaque;
 mod outbound;
+mod pause;
 mod plaintext;
 mod pool;
 mod pools;

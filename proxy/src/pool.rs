@@ -28,15 +28,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::context::{Context, Credentials};
 use crate::live::{Cause, draining};
 use crate::observe::refused::{Echo, Peer, Stage};
+use crate::pause::Pause;
 use crate::session::drive;
 use crate::verdict::Appraised;
 use crate::{gate, gather, handshake, hop, rounds, route, verdict};
 
 /// Callers that wait for one dial.
 const WAITING: usize = 1024;
-/// After a failure, the first and the longest time without another attempt.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Addresses of one name that are tried.
 const ADDRESSES: usize = 8;
 /// How often unused hops are looked for: so often, or as often as one can become idle.
@@ -125,8 +123,7 @@ impl Pool {
                 hops,
                 requests,
                 drivers: JoinSet::new(),
-                failed: None,
-                failures: 0,
+                pause: Pause::default(),
                 told: Echo::default(),
             },
         )
@@ -186,17 +183,9 @@ pub(crate) struct Keeper {
     hops: Arc<Mutex<Vec<Arc<Pooled>>>>,
     requests: mpsc::Receiver<Answer>,
     drivers: JoinSet<u64>,
-    failed: Option<Failure>,
-    failures: u32,
+    pause: Pause,
     /// What was said of there being no hop.
     told: Echo,
-}
-
-#[derive(Debug)]
-struct Failure {
-    denial: Denial,
-    until: Instant,
-    generation: u64,
 }
 
 type Dialled = Result<(Pooled, Driver), Denial>;
@@ -255,9 +244,8 @@ impl Keeper {
     /// Starts a dial, or tells those who wait why there is none.
     fn may_dial(&self, waiting: &mut VecDeque<Answer>) -> Option<Dial> {
         let generation = self.ctx.view.load().generation;
-        let pausing = self.failed.as_ref().filter(|f| Instant::now() < f.until && f.generation == generation);
-        let refusal = if let Some(failure) = pausing {
-            failure.denial.clone()
+        let refusal = if let Some(denial) = self.pause.refusal(Instant::now(), generation) {
+            denial
         } else if self.lock().len() >= self.ctx.limits.hops {
             Finding::new(Reason::Overloaded, "hops", format!("at most {}", self.ctx.limits.hops), "more")
                 .into()
@@ -271,8 +259,7 @@ impl Keeper {
     fn dialled(&mut self, dialled: Dialled, waiting: &mut VecDeque<Answer>) {
         match dialled {
             Ok((pooled, driver)) => {
-                self.failed = None;
-                self.failures = 0;
+                self.pause.end();
                 self.told.forget();
                 // Whoever waited longest has this hop even if it is not fit for
                 // others, so that each dial serves somebody.
@@ -288,11 +275,8 @@ impl Keeper {
             }
             Err(denial) => {
                 self.no_hop(&denial);
-                let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
-                self.failures = self.failures.saturating_add(1);
                 refuse_all(waiting, &denial);
-                let generation = self.ctx.view.load().generation;
-                self.failed = Some(Failure { denial, until: Instant::now() + pause, generation });
+                self.pause.failed(denial, Instant::now(), self.ctx.view.load().generation);
             }
         }
     }

@@ -316,9 +316,9 @@ async fn a_live_hop_changes_to_a_new_certificate() {
     pair.end().await;
 }
 
-/// Who could send requests as bytes would go round the rules about requests.
+/// Requests are decided about one by one: they share a hop even so.
 #[tokio::test]
-async fn a_port_whose_requests_are_decided_about_takes_no_dedicated_hop() {
+async fn to_a_port_whose_requests_are_decided_about_connections_share_hops() {
     let (lines, _captured) = Lines::capture();
     let pair = Pair::build(World::new(), |bootstrap| {
         bootstrap.outbound.iter_mut().for_each(|mapping| mapping.hop = Hop::Dedicated);
@@ -327,10 +327,67 @@ async fn a_port_whose_requests_are_decided_about_takes_no_dedicated_hop() {
     })
     .await;
     let mut app = TcpStream::connect(pair.web.addresses.outbound[0]).await.unwrap();
-    assert_reset(&mut app).await;
-    eventually("the end of the hop", || pair.ledger.ctx.live.is_empty()).await;
-    assert_eq!(lines.with("421 no-application-protocol").len(), 1);
+    app.write_all(b"GET / HTTP/1.1\r\nhost: ledger\r\nx-countersign-peer: me\r\n\r\n").await.unwrap();
+    let (mut server, _) = within("a call of the workload", pair.workload.accept()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        assert!(within("a request", server.read_buf(&mut head)).await.unwrap() > 0);
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.contains(&format!("x-countersign-peer: {WEB}\r\n")), "{head}");
+    let hops = pair.ledger.ctx.live.hops();
+    let framings: Vec<_> = hops.iter().filter(|h| !h.streams().is_empty()).map(|h| h.framing).collect();
+    assert_eq!(framings, [Framing::Shared]);
+    let said = lines.with("no dedicated hop");
+    assert!(said.len() == 1 && said[0].contains("421 no-application-protocol"), "{said:?}");
     pair.end().await;
+}
+
+/// Those that share hops find places, however much bulk data there is.
+#[tokio::test]
+async fn dedicated_hops_take_half_of_the_places_and_who_finds_none_is_told() {
+    let (lines, _captured) = Lines::capture();
+    let pair = Pair::build(World::new(), |bootstrap| {
+        bootstrap.outbound.iter_mut().for_each(|mapping| mapping.hop = Hop::Dedicated);
+        bootstrap.limits.hops = if bootstrap.inbound.is_some() { 2 } else { 64 };
+    })
+    .await;
+    let (app, server) = pair.connect().await;
+    let mut other = TcpStream::connect(pair.web.addresses.outbound[0]).await.unwrap();
+    within("a reset", assert_reset(&mut other)).await;
+    eventually("the end of its hop", || pair.ledger.ctx.live.len() == 1).await;
+    let access = lines.with("direction=\"outbound\"");
+    assert!(access.iter().any(|line| line.contains("503 overloaded")), "{access:?}");
+    drop((app, server));
+    ended_in_order(&pair).await;
+    within("a place", pair.connect()).await;
+    pair.end().await;
+}
+
+/// A peer that is there and says nothing.
+#[tokio::test]
+async fn who_waits_for_a_peer_that_does_not_answer_waits_for_a_time() {
+    let (lines, _captured) = Lines::capture();
+    let second = |bootstrap: &mut ProxyBootstrap| bootstrap.limits.connect_timeout = Duration::from_secs(1);
+    let called = Called::build(Hop::Dedicated, "L2", "", second).await;
+    let (mut applications, mut dials) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        applications.push(called.application().await);
+        dials.push(called.connection().await);
+    }
+    // Nobody else dials, nor waits for all of them to fail.
+    let mut other = called.application().await;
+    within("a reset", assert_reset(&mut other)).await;
+    assert!(called.has_no_other_call());
+    let waited = lines.with("direction=\"outbound\"");
+    assert!(waited.len() == 1 && waited[0].contains("a turn in 1s"), "{waited:?}");
+    // Who leaves does not hold up those that come.
+    countersign_net::abort(applications.remove(0));
+    let _next = called.application().await;
+    dials.push(called.connection().await);
+    let left = lines.with("before there was a hop");
+    assert_eq!(left.len(), 1, "{left:?}");
+    called.web.end().await;
 }
 
 /// An older proxy: it speaks HTTP/2 and nothing else.
@@ -343,7 +400,11 @@ async fn to_a_peer_that_does_not_speak_it_connections_share_hops() {
     let profile =
         Profile { alpn: vec![ALPN_MESH.to_vec()], require_pq: false, clock: called.world.clock().provider() };
     let acceptor = Acceptor::new(&identity, Arc::new(Everybody), &profile).unwrap();
-    assert!(within("a refusal", acceptor.accept(called.connection().await)).await.is_err());
+    let refuse = async || {
+        let accepted = within("a refusal", acceptor.accept(called.connection().await)).await;
+        assert!(accepted.is_err());
+    };
+    refuse().await;
     // The same connection comes again, over HTTP/2.
     let who = Who::new(&called.world, LEDGER, Level::L2);
     let (_peer, mut requests) =
@@ -358,5 +419,13 @@ async fn to_a_peer_that_does_not_speak_it_connections_share_hops() {
     }
     assert!(called.has_no_other_call());
     assert_eq!(lines.with("does not speak ratls-tcp/1").len(), 1);
+    // Later it does, and then again it does not: each change is told.
+    called.world.advance(61);
+    let _third = called.application().await;
+    let _peer = called.next(Level::L2).await.dedicated().await;
+    eventually("a peer that speaks it", || lines.with("speaks ratls-tcp/1 again").len() == 1).await;
+    let _fourth = called.application().await;
+    refuse().await;
+    eventually("both lines", || lines.with("does not speak ratls-tcp/1").len() == 2).await;
     called.web.end().await;
 }

@@ -13,6 +13,7 @@ mod support;
 use std::sync::Arc;
 
 use countersign_config::bootstrap::Hop;
+use countersign_config::kinds::service::AppProtocol;
 use countersign_evidence::Reason;
 use countersign_proxy::live;
 use countersign_proxy::opaque::record::{self, Answer, Kind, Part};
@@ -22,7 +23,7 @@ use countersign_ratls::tls::ALPN_TCP;
 use support::called::{Called, SECRET};
 use support::peer::{Peer, Who};
 use support::records::{WINDOW, connect, record};
-use support::{LEDGER, Pair, Policy, WEB, assert_reset, eventually, within};
+use support::{LEDGER, Pair, Policy, WEB, World, assert_reset, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -219,6 +220,25 @@ async fn nobody_gets_more_than_its_window() {
 }
 
 #[tokio::test]
+async fn a_workload_that_is_gone_is_missed_also_while_no_more_of_it_may_be_read() {
+    let pair = Pair::dedicated().await;
+    let (mut peer, hop, mut workload) = calling(&pair).await;
+    let bulk = vec![7; 2 * WINDOW as usize];
+    let says = async {
+        workload.write_all(&bulk).await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = says => {}
+        () = peer.until_records("a window", |records| records.data.len() >= WINDOW as usize) => {}
+    }
+    countersign_net::abort(workload);
+    peer.until_records("a reset", |records| records.parts.contains(&Part::Reset)).await;
+    assert!(hop.cut.cause().is_none());
+    pair.end().await;
+}
+
+#[tokio::test]
 async fn a_caller_that_is_cut_is_told_why_and_gets_no_byte_after_that() {
     let pair = Pair::dedicated().await;
     let (mut peer, hop, mut workload) = calling(&pair).await;
@@ -282,6 +302,83 @@ async fn a_called_peer_that_answers_what_it_was_not_asked_loses_the_hop() {
     peer.records().raw(&yes).await.unwrap();
     peer.until_records("bytes", |records| records.data == SECRET).await;
     called.web.end().await;
+}
+
+fn draining() -> Answer {
+    Answer { status: 503, window: 0, reason: Some("draining".to_owned()) }
+}
+
+#[tokio::test]
+async fn a_call_that_comes_when_a_drain_has_begun_is_answered() {
+    let pair = Pair::dedicated().await;
+    let (mut peer, _) = called(&pair).await;
+    pair.ledger.drain.begin();
+    peer.records().connect(pair.port).await;
+    peer.until_records("an answer", |records| !records.parts.is_empty()).await;
+    assert_eq!(peer.records().parts, [Part::Answer(draining())]);
+    peer.hear_out().await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_call_that_a_hop_did_not_take_is_made_once_more_on_another() {
+    let called = Called::over(Hop::Dedicated, "L2", "").await;
+    // A peer that drains, and one that has ended.
+    for (drains, takes) in [(true, true), (false, true), (true, false)] {
+        let (mut application, first) = called.dialled(Level::L2).await;
+        leave(first, drains).await;
+        let second = called.next(Level::L2).await;
+        if takes {
+            let mut peer = called_on(second).await;
+            let yes = Answer { status: 200, window: WINDOW, reason: None };
+            peer.records().write(Kind::Answer, &yes.encode()).await.unwrap();
+            peer.until_records("bytes", |records| records.data == SECRET).await;
+        } else {
+            leave(second, drains).await;
+            within("a reset", assert_reset(&mut application)).await;
+        }
+        drop(application);
+        eventually("the end of the hop", || called.web.ctx.live.is_empty()).await;
+        assert!(called.has_no_other_call());
+    }
+    called.web.end().await;
+}
+
+/// The called peer, when it was asked for a stream.
+async fn called_on(peer: Peer) -> Peer {
+    let mut peer = peer.dedicated().await;
+    peer.until_records("a call", |records| !records.parts.is_empty()).await;
+    assert_eq!(peer.records().data, b"");
+    peer
+}
+
+/// Takes no call, in one way or another.
+async fn leave(peer: Peer, drains: bool) {
+    let mut peer = called_on(peer).await;
+    if drains {
+        peer.records().write(Kind::Answer, &draining().encode()).await.unwrap();
+        peer.hear_out().await;
+    } else {
+        peer.records().close().await;
+    }
+}
+
+/// Who could send requests as bytes would go round the rules about requests.
+#[tokio::test]
+async fn a_port_whose_requests_are_decided_about_takes_no_dedicated_hop() {
+    let pair = Pair::build(World::new(), |bootstrap| {
+        let ports = bootstrap.inbound.iter_mut().flat_map(|inbound| &mut inbound.ports);
+        ports.for_each(|port| port.protocol = AppProtocol::Http);
+    })
+    .await;
+    let (mut peer, _) = called(&pair).await;
+    peer.records().connect(pair.port).await;
+    peer.until_records("an answer", |records| !records.parts.is_empty()).await;
+    let answer = Answer { status: 421, window: 0, reason: Some("no-application-protocol".to_owned()) };
+    assert_eq!(peer.records().parts, [Part::Answer(answer)]);
+    peer.hear_out().await;
+    eventually("the end of the hop", || pair.ledger.ctx.live.is_empty()).await;
+    pair.end().await;
 }
 
 /// Evidence is larger than a record need be.

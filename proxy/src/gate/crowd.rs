@@ -11,7 +11,7 @@ use countersign_ratls::peer::Presented;
 use crate::context::Context;
 
 /// Connections of one key that may stand before the gate at once: an honest peer
-/// opens one at a time.
+/// opens one at a time that its connections share, and four dedicated ones.
 const PER_KEY: usize = 16;
 /// Of one identity: its replicas have a key each, and who gets himself many
 /// certificates shall not keep all others from the gate.

@@ -25,6 +25,11 @@ impl<S> Rest<S> {
         Self { ahead, stream, outlet, frames }
     }
 
+    /// Whether nothing of an application is written any more.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.outlet.is_shut()
+    }
+
     /// How much of `buf` may be written; some of it, if there is any.
     fn open_for<'a>(&self, buf: &'a [u8]) -> io::Result<&'a [u8]> {
         if !self.outlet.is_shut() {

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::BufMut;
 use countersign_ratls::peer::Role;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
@@ -17,9 +17,8 @@ use super::window::{Receiving, Sending};
 use super::{LARGEST, SMALLEST};
 use crate::policy::Permitted;
 
-/// A shorter piece is copied behind the one before, so that what waits is not mostly
-/// bookkeeping.
-const PIECE: usize = 4 << 10;
+/// What waits is kept in pieces of this size.
+const CHUNK: usize = 64 << 10;
 /// Pieces that are written at once.
 const AT_ONCE: usize = 16;
 
@@ -74,6 +73,12 @@ impl Flow {
     /// Whether it must not go on.
     pub(super) fn is_cut(&self) -> bool {
         self.permitted.stream.cut.cause().is_some()
+    }
+
+    /// How the application's connection failed, if it has. Whoever may neither read
+    /// from it nor write to it learns that in no other way.
+    pub(super) fn failure(&self) -> Option<io::Error> {
+        self.socket.take_error().unwrap_or_else(Some)
     }
 
     /// Ends the application's connection by a reset. The stream is none any more.
@@ -157,7 +162,8 @@ impl Flow {
             n -= written;
         }
         if n > 0 {
-            self.backlog.push(reader.take(n));
+            self.backlog.push(reader.front(n));
+            reader.pass(n);
         }
         Ok(())
     }
@@ -231,45 +237,43 @@ pub(super) fn fitting(size: usize, used: usize) -> usize {
     }
 }
 
-/// What an application has not taken yet, in the pieces in which it came.
+/// What an application has not taken yet. It is copied, for a piece of a buffer keeps
+/// all of that: who cuts his records well would have us hold many times the window.
 #[derive(Debug, Default)]
 struct Backlog {
-    pieces: VecDeque<BytesMut>,
-    /// The last piece is a copy, with room for more.
-    roomy: bool,
+    /// All are full but the last.
+    chunks: VecDeque<Vec<u8>>,
+    /// How much of the first one the application has.
+    at: usize,
 }
 
 impl Backlog {
     fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.chunks.is_empty()
     }
 
-    fn push(&mut self, piece: BytesMut) {
-        let short = piece.len() < PIECE;
-        if short
-            && self.roomy
-            && let Some(last) = self.pieces.back_mut()
-            && last.capacity() - last.len() >= piece.len()
-        {
-            last.extend_from_slice(&piece);
-            return;
-        }
-        self.roomy = short;
-        let piece = match short {
-            true => {
-                let mut copy = BytesMut::with_capacity(2 * PIECE);
-                copy.extend_from_slice(&piece);
-                copy
+    fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.chunks.back().is_none_or(|last| last.len() >= CHUNK) {
+                self.chunks.push_back(Vec::with_capacity(CHUNK));
             }
-            false => piece,
-        };
-        self.pieces.push_back(piece);
+            let Some(last) = self.chunks.back_mut() else { return };
+            let (some, rest) = bytes.split_at_checked(CHUNK - last.len()).unwrap_or((bytes, &[]));
+            last.extend_from_slice(some);
+            bytes = rest;
+        }
+    }
+
+    /// What waits, oldest first.
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let mut at = self.at;
+        self.chunks.iter().map(move |chunk| chunk.get(std::mem::take(&mut at)..).unwrap_or_default())
     }
 
     fn write(&self, socket: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); AT_ONCE];
         let mut used = 0;
-        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+        for (slice, piece) in slices.iter_mut().zip(self.pieces()) {
             *slice = IoSlice::new(piece);
             used += 1;
         }
@@ -277,16 +281,16 @@ impl Backlog {
         Poll::Ready(ready!(Pin::new(socket).poll_write_vectored(cx, slices)))
     }
 
-    fn pass(&mut self, mut n: usize) {
-        while let Some(first) = self.pieces.front_mut() {
-            if n < first.len() {
-                first.advance(n);
+    fn pass(&mut self, n: usize) {
+        self.at += n;
+        while let Some(first) = self.chunks.front() {
+            if self.at < first.len() {
                 return;
             }
-            n -= first.len();
-            self.pieces.pop_front();
+            self.at -= first.len();
+            self.chunks.pop_front();
         }
-        self.pieces = VecDeque::new();
+        *self = Self::default();
     }
 }
 
@@ -294,27 +298,49 @@ impl Backlog {
 mod tests {
     use super::*;
 
+    fn waiting(backlog: &Backlog) -> Vec<u8> {
+        backlog.pieces().flatten().copied().collect()
+    }
+
     #[test]
-    fn what_waits_keeps_its_order_and_short_pieces_share_their_memory() {
+    fn what_waits_keeps_its_order() {
         let (mut backlog, mut all) = (Backlog::default(), Vec::new());
-        for (i, length) in [10_000, 1, 1, 5000, 4095, 4096, 7].into_iter().enumerate() {
+        for (i, length) in [10_000, 1, CHUNK - 10_001, 1, 3 * CHUNK, 4095, 7].into_iter().enumerate() {
             let piece = vec![u8::try_from(i).unwrap(); length];
-            backlog.push(BytesMut::from(&piece[..]));
+            backlog.push(&piece);
             all.extend(piece);
         }
-        assert_eq!(
-            backlog.pieces.iter().map(BytesMut::len).collect::<Vec<_>>(),
-            [10_000, 2, 5000, 4095, 4096, 7]
-        );
-        assert!(backlog.pieces.iter().flatten().eq(&all));
-        backlog.pass(10_001);
-        assert!(backlog.pieces.iter().flatten().eq(&all[10_001..]));
-        for _ in 0..100_000 {
-            backlog.push(BytesMut::from(&[9][..]));
+        assert_eq!(waiting(&backlog), all);
+        let mut passed = 0;
+        for n in [1, 10_000, CHUNK, CHUNK - 10_001, 5] {
+            backlog.pass(n);
+            passed += n;
+            assert!(waiting(&backlog) == all[passed..], "{passed}");
         }
-        assert!(backlog.pieces.len() < 5 + 100_000 / PIECE, "{}", backlog.pieces.len());
-        backlog.pass(all.len() - 10_001 + 100_000);
+        backlog.push(&[9]);
+        all.push(9);
+        assert!(waiting(&backlog) == all[passed..]);
+        backlog.pass(all.len() - passed);
         assert!(backlog.is_empty());
+        assert_eq!((backlog.at, backlog.chunks.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn what_waits_takes_no_more_memory_than_its_bytes_however_they_come() {
+        // A piece of each read, and the rest of it is the session's.
+        let (mut reader, mut backlog, mut waits) = (Reader::default(), Backlog::default(), 0);
+        for length in [4096, 1].into_iter().cycle().take(1000) {
+            reader.buffer().reserve(LARGEST);
+            reader.buffer().extend_from_slice(&record::head(Kind::Data, length));
+            reader.buffer().extend_from_slice(&vec![7; length]);
+            assert_eq!(reader.part(), Ok(Some(record::Part::Data(length))));
+            backlog.push(reader.front(length));
+            reader.pass(length);
+            waits += length;
+        }
+        let allocated: usize = backlog.chunks.iter().map(Vec::capacity).sum();
+        assert!(allocated < waits + CHUNK, "{allocated} for {waits}");
+        assert!(reader.buffer().capacity() <= 2 * LARGEST, "{}", reader.buffer().capacity());
     }
 
     #[test]

@@ -123,11 +123,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         self.flow.as_ref().map_or(0, Flow::carried)
     }
 
+    /// How the application's connection failed, if it has.
+    pub(super) fn failure(&self) -> Option<io::Error> {
+        self.flow.as_ref().and_then(Flow::failure)
+    }
+
     /// Moves what can be moved until something happens.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Broken>> {
+        match self.go_on(cx) {
+            // Whoever shuts the outlet throws the cut next, and that says why.
+            Poll::Ready(Err(Broken::Hop(_))) if self.stream.is_shut() => Poll::Pending,
+            polled => polled,
+        }
+    }
+
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Broken>> {
+        let mut failed = None;
         // Who cut it ends it.
         while !self.flow.as_ref().is_some_and(Flow::is_cut) {
-            let wrote = self.push(cx)?;
+            let wrote = failed.is_none()
+                && match self.push(cx) {
+                    // What the peer said before that is here: why, or that it was done.
+                    Err(broken @ Broken::Hop(_)) => {
+                        failed = Some(broken);
+                        false
+                    }
+                    pushed => pushed?,
+                };
             let (read, event) = self.pull(cx)?;
             if let Some(event) = event {
                 return Poll::Ready(Ok(event));
@@ -136,10 +158,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 return Poll::Ready(Ok(Event::Over));
             }
             if !wrote && !read {
+                if let Some(broken) = failed.filter(|_| !self.hung_up) {
+                    return Poll::Ready(Err(broken));
+                }
                 break;
             }
         }
-        self.tidy(SMALLEST);
+        self.let_go(SMALLEST);
         Poll::Pending
     }
 
@@ -148,8 +173,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         if self.hung_up { flow.is_shut() } else { flow.is_over() && self.out.is_empty() && !self.unflushed }
     }
 
-    /// Lets go of buffers that are empty and not larger than this.
-    pub(super) fn tidy(&mut self, largest: usize) {
+    /// Lets go of buffers that are empty.
+    pub(super) fn tidy(&mut self) {
+        self.let_go(usize::MAX);
+    }
+
+    /// The same of those that are not larger than this.
+    fn let_go(&mut self, largest: usize) {
         if self.out.is_empty() && self.out.capacity() <= largest {
             self.out = Vec::new();
         }
@@ -259,11 +289,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     /// Passes on all records that are there. Pending: those behind a record of the
-    /// session, which has to take that first.
+    /// session, which has to take that first, and those of a stream that is cut.
     fn pass_on(&mut self, cx: &mut Context<'_>, moved: &mut bool) -> Poll<Result<Option<Event>, Broken>> {
         while let Some(part) = self.reader.part().map_err(Broken::Format)? {
             match (part, &mut self.flow, self.expects) {
                 (Part::Attest(n), ..) => ready!(self.tell(n, cx)),
+                // It was cut by another thread just now.
+                (_, Some(flow), _) if flow.is_cut() => return Poll::Pending,
                 (Part::Data(n), Some(flow), _) => flow.deliver(&mut self.reader, n, cx)?,
                 (Part::Credit(n), Some(flow), _) => flow.sending.credited(n).map_err(Broken::Format)?,
                 (Part::End, Some(flow), _) => {
@@ -417,5 +449,8 @@ const fn name(part: &Part) -> &'static str {
     }
     .name()
 }
+
+#[cfg(test)]
+mod tests;
 
 const _: () = assert!(LARGEST - record::HEAD <= Kind::Data.sizes().1);

@@ -210,7 +210,7 @@ fn text_of<'a>(bytes: &'a [u8], field: &str) -> Result<&'a str, Finding> {
 /// What comes next in the bytes of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// So many bytes at the front are the application's: pass them on, or take them.
+    /// So many bytes at the front are the application's: pass them on.
     Data(usize),
     /// So many bytes at the front are the session's.
     Attest(usize),
@@ -288,17 +288,6 @@ impl Reader {
     pub fn pass(&mut self, n: usize) {
         let n = n.min(self.buffer.len());
         self.buffer.advance(n);
-        self.count(n);
-    }
-
-    /// The same, for whom they are still of use.
-    pub fn take(&mut self, n: usize) -> BytesMut {
-        let n = n.min(self.buffer.len());
-        self.count(n);
-        self.buffer.split_to(n)
-    }
-
-    fn count(&mut self, n: usize) {
         self.open = match self.open {
             Some((kind, left)) if left > n => Some((kind, left - n)),
             _ => None,
@@ -323,8 +312,7 @@ mod tests {
             reader.buffer().extend_from_slice(piece);
             while let Some(part) = reader.part()? {
                 match part {
-                    Part::Data(n) => passed.extend_from_slice(&reader.take(n)),
-                    Part::Attest(n) => {
+                    Part::Data(n) | Part::Attest(n) => {
                         passed.extend_from_slice(reader.front(n));
                         reader.pass(n);
                     }

@@ -11,9 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::SMALLEST;
 use super::line::{Broken, Event, Expects, Line};
 use super::record::Kind;
-use super::{LARGEST, SMALLEST};
 use crate::context::Context;
 use crate::gate::Rest;
 use crate::live::{Cause, Stream, draining};
@@ -27,8 +27,8 @@ use crate::{hop, rounds};
 const PIPE: usize = 16 << 10;
 /// For how long a connection that is over may take to be closed by both sides.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How often a stream is looked at that may be idle.
-const LOOK: Duration = Duration::from_secs(10);
+/// How often a stream is looked at that may be idle, or without its workload.
+const LOOK: Duration = Duration::from_secs(2);
 
 type Rounds<'a> = Pin<Box<dyn Future<Output = Said> + Send + 'a>>;
 type Said = Option<Raw<DuplexStream>>;
@@ -96,24 +96,29 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Run<'a, S> {
         self.line.flow(permitted, socket, window);
         let idle = self.ctx.limits.idle_timeout;
         let (mut carried, mut since) = (0, Instant::now());
-        loop {
-            let turn = tokio::select! {
+        let mut look = Box::pin(sleep(LOOK.min(idle)));
+        let turn = loop {
+            tokio::select! {
                 biased;
-                () = stream.cut.cancelled() => Turn::Cut,
-                turn = self.turn() => turn,
-                () = sleep(LOOK.min(idle)) => {
-                    self.line.tidy(LARGEST);
+                () = stream.cut.cancelled() => break Turn::Cut,
+                // Before anything that a peer can keep busy.
+                () = &mut look => {
+                    look.as_mut().reset(Instant::now() + LOOK.min(idle));
+                    self.line.tidy();
+                    if let Some(error) = self.line.failure() {
+                        break Turn::Broken(Broken::Workload(error));
+                    }
                     let now = self.line.carried();
                     if now != carried {
                         (carried, since) = (now, Instant::now());
                     } else if since.elapsed() >= idle {
-                        return self.end(Turn::Broken(Broken::Idle(idle)), Some(&stream)).await;
+                        break Turn::Broken(Broken::Idle(idle));
                     }
-                    continue;
                 }
-            };
-            return self.end(turn, Some(&stream)).await;
-        }
+                turn = self.turn() => break turn,
+            }
+        };
+        self.end(turn, Some(&stream)).await
     }
 
     /// The end of a hop, for whatever reason, and what it means for its stream.
@@ -135,7 +140,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Run<'a, S> {
                 self.fall().await;
                 Err(cause)
             }
-            Turn::Cut if self.hop.cut.cause().is_some() => {
+            // A connection that broke when the hop was cut, broke by that.
+            Turn::Cut | Turn::Broken(Broken::Hop(_) | Broken::Truncated)
+                if self.hop.cut.cause().is_some() =>
+            {
                 let cause = self.cause(stream);
                 self.fall().await;
                 Err(cause)
@@ -183,7 +191,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Run<'a, S> {
 
     /// The hop is cut: its stream ends at once, and the peer is told why.
     async fn fall(mut self) {
-        if !self.line.cease() {
+        // Looked at again: the last write may have been after the cut was.
+        if !self.line.cease() || self.hop.is_full() {
             self.hop.hang_up();
         }
         let line = &mut self.line;

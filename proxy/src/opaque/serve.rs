@@ -1,9 +1,12 @@
 //! The called side: one call, its permission, the workload.
 
+use std::time::Duration;
+
 use countersign_config::bootstrap::Inbound;
 use countersign_evidence::{Denial, Finding, Reason};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::sync::SemaphorePermit;
+use tokio::time::sleep;
 
 use super::line::{Event, Expects};
 use super::record::{Answer, Connect, Kind};
@@ -16,19 +19,35 @@ use crate::observe::access::Record;
 use crate::verdict::Appraised;
 use crate::{inbound, route};
 
+/// A call that is on its way when a drain begins is told to go elsewhere.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A place among the dedicated hops, if there was one.
+pub(crate) type Place<'a> = Option<SemaphorePermit<'a>>;
+
 /// Serves a hop on which the peer may call once.
-pub(crate) async fn serve<S>(hop: &Appraised, stream: Rest<S>, config: &Inbound, ctx: &Context)
-where
+pub(crate) async fn serve<S>(
+    hop: &Appraised,
+    stream: Rest<S>,
+    place: Place<'_>,
+    config: &Inbound,
+    ctx: &Context,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut run = Run::new(hop, stream, Expects::Connect, ctx);
+    let drained = async {
+        ctx.drain.beginning().await;
+        sleep(FAREWELL).await;
+    };
     let turn = tokio::select! {
         biased;
-        () = ctx.drain.beginning() => None,
-        turn = timeout(ctx.limits.handshake_timeout, run.turn()) => turn.ok(),
+        turn = run.turn() => Some(turn),
+        () = drained => None,
+        () = sleep(ctx.limits.handshake_timeout) => None,
     };
     match turn {
-        Some(Turn::Event(Event::Connect(connect))) => call(run, hop, &connect, config, ctx).await,
+        Some(Turn::Event(Event::Connect(connect))) => call(run, hop, place, &connect, config, ctx).await,
         Some(turn) => {
             // Without a stream there is nobody to tell what it came to: the hop has said it.
             if let Err(denial) = run.end(turn, None).await {
@@ -44,8 +63,14 @@ where
     }
 }
 
-async fn call<S>(mut run: Run<'_, S>, hop: &Appraised, connect: &Connect, config: &Inbound, ctx: &Context)
-where
+async fn call<S>(
+    mut run: Run<'_, S>,
+    hop: &Appraised,
+    place: Place<'_>,
+    connect: &Connect,
+    config: &Inbound,
+    ctx: &Context,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut record = Record::new(hop.role, hop.address, hop.peer(), hop.me.to_string(), &ctx.metrics);
@@ -54,6 +79,9 @@ where
     let opened = async {
         let port = route::authority_port(&connect.authority)?;
         record.port(port);
+        if place.is_none() {
+            return Err(no_place());
+        }
         match inbound::open(hop, port, config, ctx).await? {
             (permitted, Opened::Bytes(socket, connection)) => Ok((permitted, socket, connection)),
             // They would be decided about as one, and their headers left as they came.
@@ -82,6 +110,10 @@ where
 fn no_requests(port: u16) -> Denial {
     let field = format!("protocol of a hop to port {port}, whose requests are decided about one by one");
     Finding::new(Reason::NoApplicationProtocol, field, "ratls-h2/1", "ratls-tcp/1").into()
+}
+
+fn no_place() -> Denial {
+    Finding::new(Reason::Overloaded, "dedicated hops", "fewer than half of limits.hops", "as many").into()
 }
 
 fn refusal(denial: &Denial) -> Answer {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use countersign_attester::emulated::TdxSpec;
-use countersign_config::bootstrap::{Hop, Outbound};
+use countersign_config::bootstrap::{Hop, Outbound, ProxyBootstrap};
 use countersign_ratls::SpiffeId;
 use countersign_ratls::session::Level;
 use countersign_ratls::tls::{ALPN_MESH, ALPN_TCP};
@@ -36,6 +36,16 @@ impl Called {
 
     /// The same, with connections that travel like this.
     pub async fn over(hop: Hop, level: &'static str, more: &'static str) -> Self {
+        Self::build(hop, level, more, |_| {}).await
+    }
+
+    /// The same, with another bootstrap file.
+    pub async fn build(
+        hop: Hop,
+        level: &'static str,
+        more: &'static str,
+        change: impl Fn(&mut ProxyBootstrap),
+    ) -> Self {
         let (world, impostor) = (World::new(), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let mapping = Outbound {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -46,7 +56,8 @@ impl Called {
         };
         let view = world.view_with(1, &Policy { mr_td: 0xd0, ports: vec![PORT], level }, more);
         let platform = world.platform(TdxSpec::default());
-        let bootstrap = world.bootstrap("web", None, vec![mapping]);
+        let mut bootstrap = world.bootstrap("web", None, vec![mapping]);
+        change(&mut bootstrap);
         let web = world.start(&bootstrap, world.identity(WEB, &*platform), &view);
         let alpn = if hop == Hop::Dedicated { ALPN_TCP } else { ALPN_MESH };
         Self { world, web, impostor, level, more, alpn, generation: AtomicU64::new(1) }

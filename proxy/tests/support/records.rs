@@ -55,9 +55,13 @@ impl Records {
         self.reader.buffer().extend_from_slice(&some);
         while let Some(part) = self.reader.part().expect("records, and nothing else") {
             match part {
-                Part::Attest(n) => session.extend_from_slice(&self.reader.take(n)),
+                Part::Attest(n) => {
+                    session.extend_from_slice(self.reader.front(n));
+                    self.reader.pass(n);
+                }
                 Part::Data(n) => {
-                    self.data.extend_from_slice(&self.reader.take(n));
+                    self.data.extend_from_slice(self.reader.front(n));
+                    self.reader.pass(n);
                     self.parts.push(part);
                 }
                 _ => self.parts.push(part),
