@@ -251,7 +251,6 @@ const fn row(reason: Reason) -> (WireReason, Ending) {
         | Reason::Internal
         | Reason::Draining
         | Reason::ConnectFailed
-        | Reason::NoRoute
         | Reason::NoBackend
         | Reason::CollateralInvalid
         | Reason::CollateralRollback
@@ -270,6 +269,7 @@ const fn row(reason: Reason) -> (WireReason, Ending) {
         | Reason::UnknownWorkload
         | Reason::AuthorizationDenied
         | Reason::PortNotOffered
+        | Reason::NoRoute
         | Reason::UnknownDestination
         | Reason::PlaintextRefused
         | Reason::LevelTooLow => (WireReason::Policy, Cut),
