@@ -123,20 +123,24 @@ pub struct Inbound {
 pub struct InboundPort {
     /// The number.
     pub port: u16,
-    /// What is spoken there.
-    pub protocol: AppProtocol,
+    /// What is spoken there. Left out: what the Services say that lead there.
+    pub protocol: Option<AppProtocol>,
 }
 
 impl From<u16> for InboundPort {
     fn from(port: u16) -> Self {
-        Self { port, protocol: AppProtocol::Tcp }
+        Self { port, protocol: None }
     }
 }
 
 impl From<spec::InboundPort> for InboundPort {
     fn from(port: spec::InboundPort) -> Self {
-        let spec::DeclaredPort { port, protocol } = port.declared();
-        Self { port, protocol }
+        match port {
+            spec::InboundPort::Number(port) => port.into(),
+            spec::InboundPort::Declared(spec::DeclaredPort { port, protocol }) => {
+                Self { port, protocol: Some(protocol) }
+            }
+        }
     }
 }
 

@@ -74,7 +74,7 @@ fn a_port_of_the_workload_is_a_number_or_has_a_protocol() {
         .unwrap();
     let read: Vec<_> = ProxyBootstrap::load(&path).unwrap().inbound.unwrap().ports;
     let read: Vec<_> = read.into_iter().map(|p| (p.port, p.protocol)).collect();
-    assert_eq!(read, [(8443, AppProtocol::Tcp), (8080, AppProtocol::Http), (50051, AppProtocol::Grpc)]);
+    assert_eq!(read, [(8443, None), (8080, Some(AppProtocol::Http)), (50051, Some(AppProtocol::Grpc))]);
     for (wrong, said) in [
         ("[8080, { port: 8080, protocol: TCP }]", "spec.inbound.ports[1]: 8080 is listed twice"),
         (

@@ -97,6 +97,20 @@ fn a_service_is_called_by_its_names_and_addresses() {
 }
 
 #[test]
+fn what_is_spoken_at_a_port_is_what_the_services_say_that_lead_there() {
+    let view = WORLD.view(&mesh());
+    assert_eq!(view.spoken(&id(LEDGER), 8443), Some(AppProtocol::Http2));
+    assert_eq!(view.spoken(&id(LEDGER), 443), None);
+    assert_eq!(view.spoken(&id(LEDGER), 9000), None);
+    assert_eq!(view.spoken(&id(AUDIT), 443), None);
+    // One that says otherwise does not have requests passed over.
+    let other = "{ port: 1, targetPort: 8443, appProtocol: TCP }";
+    let other = format!("{{ selector: {{ matchLabels: {{ app: ledger }} }}, ports: [{other}] }}");
+    let view = WORLD.view(&(mesh() + &document("Service", "other", &other)));
+    assert_eq!(view.spoken(&id(LEDGER), 8443), Some(AppProtocol::Http));
+}
+
+#[test]
 fn an_endpoint_is_called_by_its_own_address_at_the_port_of_the_workload() {
     let view = WORLD.view(&mesh());
     for (target, expected) in [

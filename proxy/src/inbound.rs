@@ -366,12 +366,15 @@ pub(crate) async fn open(
     ctx: &Context,
 ) -> Result<(Permitted, Opened), Denial> {
     let offered = route::offered(port, &config.ports);
-    let requests = offered.as_ref().is_ok_and(|offered| offered.protocol.is_http());
-    let carries = if requests { Carries::Requests } else { Carries::Bytes };
+    // The bootstrap file says what is spoken, or else the Services that lead here.
+    let declared = offered.as_ref().ok().and_then(|offered| offered.protocol);
+    let protocol = declared.or_else(|| ctx.view.load().spoken(&hop.me, port));
+    let requests = protocol.filter(|protocol| offered.is_ok() && protocol.is_http());
+    let carries = if requests.is_some() { Carries::Requests } else { Carries::Bytes };
     let permitted = policy::permit(hop, port, carries, ctx)?;
-    let offered = offered?;
-    if requests {
-        return Ok((permitted, Opened::Requests(offered.protocol)));
+    offered?;
+    if let Some(protocol) = requests {
+        return Ok((permitted, Opened::Requests(protocol)));
     }
     let connection = Arc::clone(&ctx.connections).try_acquire_owned().map_err(|_| overloaded())?;
     let workload = SocketAddr::new(config.workload, port);

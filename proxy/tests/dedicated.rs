@@ -323,7 +323,7 @@ async fn to_a_port_whose_requests_are_decided_about_connections_share_hops() {
     let pair = Pair::build(World::new(), |bootstrap| {
         bootstrap.outbound.iter_mut().for_each(|mapping| mapping.hop = Hop::Dedicated);
         let ports = bootstrap.inbound.iter_mut().flat_map(|inbound| &mut inbound.ports);
-        ports.for_each(|port| port.protocol = AppProtocol::Http);
+        ports.for_each(|port| port.protocol = Some(AppProtocol::Http));
     })
     .await;
     let mut app = TcpStream::connect(pair.web.addresses.outbound[0]).await.unwrap();

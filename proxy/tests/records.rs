@@ -368,7 +368,7 @@ async fn leave(peer: Peer, drains: bool) {
 async fn a_port_whose_requests_are_decided_about_takes_no_dedicated_hop() {
     let pair = Pair::build(World::new(), |bootstrap| {
         let ports = bootstrap.inbound.iter_mut().flat_map(|inbound| &mut inbound.ports);
-        ports.for_each(|port| port.protocol = AppProtocol::Http);
+        ports.for_each(|port| port.protocol = Some(AppProtocol::Http));
     })
     .await;
     let (mut peer, _) = called(&pair).await;

@@ -183,7 +183,7 @@ reasons! {
     /// The connection gives less assurance than a policy demands of this peer.
     LevelTooLow, "level-too-low", "DENY", 403, ACCESS_DENIED, Peer, false, "let the peer speak ratls-h2/1, or lower the level of the policies that speak of it";
     /// An authorization policy denies the hop, or none allows it.
-    AuthorizationDenied, "authorization-denied", "DENY", 403, ACCESS_DENIED, Peer, false, "apply an AuthorizationPolicy that allows this caller and port";
+    AuthorizationDenied, "authorization-denied", "DENY", 403, ACCESS_DENIED, Peer, false, "if the call is right, allow it by an AuthorizationPolicy: caller, port and request; where a Deny is named, no Allow helps";
     /// The caller is allowed, but the destination's proxy does not offer the port.
     PortNotOffered, "port-not-offered", "DENY", 403, ACCESS_DENIED, Upstream, false, "add the port to inbound.ports of the destination's proxy if its workload listens there, or correct the port";
     /// No Service is known under the name or the address that a workload calls.

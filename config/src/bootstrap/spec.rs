@@ -142,7 +142,8 @@ pub struct Inbound {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum InboundPort {
-    /// Bytes pass, and nobody looks at them.
+    /// What is spoken there is what `appProtocol` says at the Services that lead there;
+    /// where none says so bytes pass, and nobody looks at them.
     Number(#[schemars(range(min = 1))] u16),
     /// What is spoken there is declared.
     Declared(DeclaredPort),
@@ -162,12 +163,11 @@ pub struct DeclaredPort {
 }
 
 impl InboundPort {
-    /// The number, and what is spoken there.
+    /// The number.
     #[must_use]
-    pub const fn declared(self) -> DeclaredPort {
+    pub const fn number(self) -> u16 {
         match self {
-            Self::Number(port) => DeclaredPort { port, protocol: AppProtocol::Tcp },
-            Self::Declared(declared) => declared,
+            Self::Number(port) | Self::Declared(DeclaredPort { port, .. }) => port,
         }
     }
 }
@@ -419,7 +419,7 @@ impl ProxyBootstrapSpec {
 
 impl Inbound {
     fn check(&self, path: &Path, report: Report<'_>) {
-        let ports: Vec<u16> = self.ports.iter().map(|port| port.declared().port).collect();
+        let ports: Vec<u16> = self.ports.iter().map(|port| port.number()).collect();
         for (i, port) in ports.iter().enumerate() {
             if ports.iter().take(i).any(|earlier| earlier == port) {
                 report(path.key("ports").index(i), format!("{port} is listed twice"));

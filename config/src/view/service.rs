@@ -89,6 +89,8 @@ pub(super) struct Services {
     all: BTreeMap<(Key, u16), Arc<Called>>,
     /// The same without routes, as routes lead to them.
     plain: BTreeMap<(Key, u16), Arc<Called>>,
+    /// What is spoken at the ports of workloads, as the Services that lead there say.
+    spoken: HashMap<SpiffeId, BTreeMap<u16, AppProtocol>>,
 }
 
 impl View {
@@ -123,6 +125,13 @@ impl View {
         self.services.all.values()
     }
 
+    /// What is spoken at port `port` of the workload `id`, as the Services that lead
+    /// there say, if one does. Where they differ it is requests, in HTTP of either version.
+    #[must_use]
+    pub fn spoken(&self, id: &SpiffeId, port: u16) -> Option<AppProtocol> {
+        self.services.spoken.get(id)?.get(&port).copied()
+    }
+
     /// Whether a WorkloadEntry says that the proxy at `address`, which is
     /// `host:port`, is that of `id`.
     #[must_use]
@@ -153,6 +162,19 @@ impl Entry<'_> {
 }
 
 impl Services {
+    /// A Service says what is spoken at a port. Who looks at requests is told more than
+    /// who does not, so that one Service does not hide what another one says.
+    fn says(&mut self, id: &SpiffeId, port: u16, protocol: AppProtocol) {
+        let ports = match self.spoken.get_mut(id) {
+            Some(ports) => ports,
+            None => self.spoken.entry(id.clone()).or_default(),
+        };
+        let known = ports.entry(port).or_insert(protocol);
+        if *known != protocol {
+            *known = AppProtocol::Http;
+        }
+    }
+
     fn at(&self, address: SocketAddr) -> Option<&Arc<Called>> {
         self.by_address.get(&SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
@@ -218,6 +240,9 @@ impl Services {
                     endpoints: Arc::clone(endpoints),
                     routes: None,
                 };
+                if let Some(protocol) = port.app_protocol {
+                    selected().for_each(|entry| made.says(entry.id, port.target(), protocol));
+                }
                 if added.insert((key.namespace.clone(), &spec.selector.match_labels, port.target())) {
                     selected().for_each(|entry| alone.add(entry, &called));
                 }

@@ -9,7 +9,7 @@ use countersign_config::kinds::service::AppProtocol;
 use countersign_config::view::route::RouteRule;
 use countersign_evidence::{Denial, Finding, Reason};
 use http::request::Parts;
-use http::{Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -21,6 +21,7 @@ use super::line::Line;
 use super::request::Asked;
 use super::routed::{Routed, late};
 use super::upstream::{Failed, Lease, Upstream};
+use crate::hop::REASON_HEADER;
 use crate::outbound::another_may_do;
 use crate::pool::Destination;
 
@@ -66,7 +67,14 @@ impl Attempts<'_> {
         let again = replays.then_some(Again { head: &head, left: attempts });
         let (response, lease) =
             self.until_answered(Some((head.clone(), body)), again, over_two, line).await?;
-        answered(response, lease, upgrade)
+        // A proxy said why. What a workload says of it does not leave its proxy.
+        let said =
+            response.headers().get(REASON_HEADER).and_then(|code| Reason::from_code(code.to_str().ok()?));
+        let mut answer = answered(response, lease, upgrade)?;
+        if let (Some(reason), Answered::Response(response, _)) = (said, &mut answer) {
+            response.headers_mut().insert(REASON_HEADER, HeaderValue::from_static(reason.code()));
+        }
+        Ok(answer)
     }
 
     /// Makes a copy of a request without a body, and hears its answer out.

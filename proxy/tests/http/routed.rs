@@ -1,13 +1,12 @@
 //! Requests of a workload to a Service with routes.
 
 use countersign_config::bootstrap::ProxyBootstrap;
-use countersign_config::kinds::service::AppProtocol::Http;
 use std::net::{Ipv4Addr, SocketAddr};
 use tokio::net::TcpStream;
 
-use crate::spoken::{Spoken, nobody_called, pair_with};
+use crate::spoken::{Spoken, nobody_called};
 use crate::support::lines::Lines;
-use crate::support::{LEDGER, Pair, WEB, assert_reset, within};
+use crate::support::{LEDGER, Pair, WEB, World, assert_reset, within};
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -46,6 +45,10 @@ fn explicit(bootstrap: &mut ProxyBootstrap) {
 
 /// A pair whose ledger is a Service with these rules, and with entries besides its own.
 fn install(pair: &Pair, generation: u64, rules: &str, others: &[u16]) {
+    install_as(pair, generation, rules, others, |text| text);
+}
+
+fn install_as(pair: &Pair, generation: u64, rules: &str, others: &[u16], change: impl Fn(String) -> String) {
     let document = |kind: &str, name: &str, spec: &str| {
         let version =
             if kind == "HTTPRoute" { "gateway.networking.k8s.io/v1" } else { "countersign.dev/v1alpha1" };
@@ -53,7 +56,7 @@ fn install(pair: &Pair, generation: u64, rules: &str, others: &[u16]) {
             "---\napiVersion: {version}\nkind: {kind}\nmetadata: {{ name: {name}, namespace: payments }}\nspec:\n{spec}\n"
         )
     };
-    let mut text = pair.world.text(&pair.policy(), "");
+    let mut text = change(pair.world.text(&pair.policy(), ""));
     text += &document(
         "Service",
         "ledger",
@@ -75,8 +78,9 @@ fn install(pair: &Pair, generation: u64, rules: &str, others: &[u16]) {
     pair.ledger.ctx.install(&view);
 }
 
+/// The Service alone says what is spoken.
 async fn routed(rules: &str, others: &[u16]) -> Pair {
-    let pair = pair_with(Http, explicit).await;
+    let pair = Pair::build(World::new(), explicit).await;
     install(&pair, 2, rules, others);
     pair
 }
@@ -248,5 +252,24 @@ async fn a_hop_that_is_cut_in_the_middle_of_an_answer_resets_the_application() {
     pair.web.ctx.install(&pair.world.view(3, &changed));
     within("the end", assert_reset(&mut application.0)).await;
     within("the end", assert_reset(&mut workload.0)).await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn the_application_reads_why_the_proxy_of_the_called_workload_refuses() {
+    let pair = routed(ROUTES, &[]).await;
+    let only = format!("ports: [{}], methods: [GET]", pair.port);
+    install_as(&pair, 3, ROUTES, &[], |text| text.replace(&format!("ports: [{}]", pair.port), &only));
+    let mut application = application(&pair).await;
+    application.say("PUT /v1/x HTTP/1.1\r\nhost: ledger\r\n\r\n").await;
+    let refused = application.head().await;
+    assert_eq!((refused.status(), refused.field("countersign-reason")), (403, Some("authorization-denied")));
+    // A workload is no proxy.
+    application.get("/v1/x").await;
+    let mut workload = Spoken::workload(&pair).await;
+    workload.head().await;
+    workload.say("HTTP/1.1 403 No\r\ncountersign-reason: revoked\r\ncontent-length: 0\r\n\r\n").await;
+    let answer = application.head().await;
+    assert_eq!((answer.status(), answer.field("countersign-reason")), (403, None));
     pair.end().await;
 }

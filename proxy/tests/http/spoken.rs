@@ -16,7 +16,7 @@ pub async fn pair(protocol: AppProtocol) -> Pair {
 pub async fn pair_with(protocol: AppProtocol, change: impl Fn(&mut ProxyBootstrap)) -> Pair {
     let declare = |bootstrap: &mut ProxyBootstrap| {
         if let Some(inbound) = &mut bootstrap.inbound {
-            inbound.ports[0].protocol = protocol;
+            inbound.ports[0].protocol = Some(protocol);
         }
         change(bootstrap);
     };
