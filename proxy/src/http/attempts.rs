@@ -73,6 +73,7 @@ impl Attempts<'_> {
         let mut answer = answered(response, lease, upgrade)?;
         if let (Some(reason), Answered::Response(response, _)) = (said, &mut answer) {
             response.headers_mut().insert(REASON_HEADER, HeaderValue::from_static(reason.code()));
+            line.refused_there(reason);
         }
         Ok(answer)
     }

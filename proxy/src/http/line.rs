@@ -51,6 +51,8 @@ pub(super) struct Line {
     pub(super) received: Arc<AtomicU64>,
     /// Bytes of the body of the answer.
     pub(super) sent: u64,
+    /// Why the proxy of the called workload refused, as it says.
+    said: Option<Reason>,
     outcome: Outcome,
 }
 
@@ -77,6 +79,7 @@ impl Line {
             traceparent: String::new(),
             status: 0,
             grpc_status: None,
+            said: None,
             received: Arc::default(),
             sent: 0,
             outcome: Outcome::Unfinished,
@@ -136,6 +139,11 @@ impl Line {
         self.outcome = Outcome::Refused(denial.clone());
     }
 
+    /// The proxy of the called workload says that it refused.
+    pub(super) fn refused_there(&mut self, reason: Reason) {
+        self.said = Some(reason);
+    }
+
     /// The answer is complete.
     pub(super) fn done(&mut self) {
         if matches!(self.outcome, Outcome::Unfinished) {
@@ -160,7 +168,12 @@ impl Drop for Line {
         }
         let (flags, reason, detail) = match &self.outcome {
             Outcome::Refused(denial) => (denial.reason.flag(), denial.reason.code(), denial.to_string()),
-            Outcome::Done | Outcome::Unfinished => ("-", "", String::new()),
+            Outcome::Done | Outcome::Unfinished => match self.said {
+                Some(reason) => {
+                    (reason.flag(), reason.code(), "refused by the proxy that was called".to_owned())
+                }
+                None => ("-", "", String::new()),
+            },
         };
         let grpc = self.grpc.then(|| self.grpc_status.unwrap_or(u16::MAX));
         let took = self.started.elapsed();

@@ -257,6 +257,7 @@ async fn a_hop_that_is_cut_in_the_middle_of_an_answer_resets_the_application() {
 
 #[tokio::test]
 async fn the_application_reads_why_the_proxy_of_the_called_workload_refuses() {
+    let (lines, _captured) = Lines::capture();
     let pair = routed(ROUTES, &[]).await;
     let only = format!("ports: [{}], methods: [GET]", pair.port);
     install_as(&pair, 3, ROUTES, &[], |text| text.replace(&format!("ports: [{}]", pair.port), &only));
@@ -272,4 +273,8 @@ async fn the_application_reads_why_the_proxy_of_the_called_workload_refuses() {
     let answer = application.head().await;
     assert_eq!((answer.status(), answer.field("countersign-reason")), (403, None));
     pair.end().await;
+    let access = lines.with("access");
+    let refused = access.iter().find(|line| line.contains("direction=\"outbound\"") && line.contains("PUT"));
+    let refused = refused.unwrap_or_else(|| panic!("{access:#?}"));
+    assert!(refused.contains("flags=\"DENY\" reason=\"authorization-denied\""), "{refused}");
 }
