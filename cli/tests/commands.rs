@@ -362,7 +362,7 @@ fn explain_answers_from_files_without_a_control_plane() {
     let denied = ["explain", "payments/audit", "payments/ledger", "--port", "9", "-v", "-f", "payments.yaml"];
     let denied = out(&countersign(dir.path(), &denied));
     assert!(denied.contains("rules[0] allows ports 8443, asked: 9"), "{denied}");
-    assert!(denied.contains("remedy  apply an AuthorizationPolicy"), "{denied}");
+    assert!(denied.contains("remedy  if the call is right, allow it by an AuthorizationPolicy"), "{denied}");
     let request = |more: &[&str]| {
         let call =
             ["explain", "payments/audit", "payments/ledger", "--port", "8080", "-v", "-f", "payments.yaml"];
